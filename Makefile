@@ -1,0 +1,73 @@
+# Two environments (docs/decisions/0001-two-environments.md):
+#   .venv        the device side alone, as an integrator installs it
+#   .venv-train  training, export, benchmarks, tests and linters
+#
+#   make demo                    the shipped bundle on the virtual microscope
+#   make demo DATA=path          the same on a folder of images or a video
+#   make test | lint | check     tests, linters, both
+#   make slow                    the tests that take minutes
+#   make clean                   remove everything that was generated here
+
+PYTHON ?= python3
+VENV ?= .venv
+TRAIN_VENV ?= .venv-train
+# A folder of images, one image or a video; empty means the virtual microscope.
+DATA ?=
+OUT ?= out/demo
+# More flags for `leukoscope run`.
+DEMO_ARGS ?=
+# More flags for pytest.
+TEST_ARGS ?=
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PIP_INSTALL = -m pip install --disable-pip-version-check --quiet -c constraints.txt
+INSTALL_INPUTS := pyproject.toml constraints.txt
+
+.PHONY: help demo test lint check slow clean
+
+help:
+	@sed -n '/^#   make/s/^#   //p' Makefile
+
+demo: $(VENV)/.installed
+	@$(VENV)/bin/leukoscope run --source "$(or $(DATA),virtual)" --out "$(OUT)" $(DEMO_ARGS)
+	@echo "report: $$(cd "$(OUT)" && pwd)/report.html"
+
+test: $(TRAIN_VENV)/.installed
+	$(TRAIN_VENV)/bin/python -m pytest $(TEST_ARGS)
+
+slow: $(TRAIN_VENV)/.installed
+	$(TRAIN_VENV)/bin/python -m pytest -m slow $(TEST_ARGS)
+
+lint: $(TRAIN_VENV)/.installed
+	$(TRAIN_VENV)/bin/ruff check .
+	$(TRAIN_VENV)/bin/ruff format --check .
+	$(TRAIN_VENV)/bin/mypy
+	$(TRAIN_VENV)/bin/lint-imports --no-logo
+
+check: lint test
+
+clean:
+	rm -rf $(VENV) $(TRAIN_VENV) out/demo build dist *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find edge_runtime calibration export train benchmarks tests \
+	    -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Editable, so that an edit needs no new install and no stale build folder can creep in.
+# The stamp comes last: an install that broke off is done again.
+$(VENV)/.installed: $(INSTALL_INPUTS)
+	@bash tools/make_venv.sh "$(PYTHON)" "$(VENV)"
+	@echo "installing the device side into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e .
+	@touch $@
+
+# ultralytics pulls in opencv-python, which needs the system's libGL. Both wheels write the
+# same files, so the headless one is laid over it and the suite runs on a bare machine.
+$(TRAIN_VENV)/.installed: $(INSTALL_INPUTS)
+	@bash tools/make_venv.sh "$(PYTHON)" "$(TRAIN_VENV)"
+	@echo "installing the training side into $(TRAIN_VENV): about 6.5 GB with torch, some minutes"
+	@$(TRAIN_VENV)/bin/python $(PIP_INSTALL) -e ".[train,export,openvino,bench,test,dev]"
+	@$(TRAIN_VENV)/bin/python $(PIP_INSTALL) --force-reinstall --no-deps opencv-python-headless
+	@touch $@

@@ -1,0 +1,4 @@
+"""What runs on the device: cameras, backends, stages, the film runner and its reports.
+
+Imports neither torch nor ultralytics; import-linter and one test hold it to that.
+"""

@@ -1,0 +1,315 @@
+"""A model bundle: a manifest and files, verified before any of them is used.
+
+Owns the manifest's fields, verification and reading. It is the one place that knows
+preprocessing, class list, thresholds and tensor names. Does not own running a model
+(see ``backends``) nor writing bundles (see ``export.bundle_writer``).
+
+A bundle is a folder, or one zip file with the same content. Every file is read once
+into memory, hashed, and only those very bytes are handed on, so that nothing can be
+exchanged between check and use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_runtime.errors import BundleError
+
+MANIFEST_NAME = "manifest.json"
+BUNDLE_SCHEMA = 1
+# A detector for these devices is a few MB; anything far beyond is not one of ours.
+_LARGEST_FILE_BYTES = 512 * 1024 * 1024
+_LARGEST_MANIFEST_BYTES = 4 * 1024 * 1024
+
+Runtime = Literal["cpu", "tensorrt"]
+Precision = Literal["float32", "float16", "int8"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BundledFile(_Part):
+    """One file of the bundle."""
+
+    path: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+
+class InputSpec(_Part):
+    """How a frame becomes the model's input tensor."""
+
+    name: str
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+    colour: Literal["RGB"] = "RGB"
+    layout: Literal["NCHW"] = "NCHW"
+    scale: float = Field(description="pixel value times this is the tensor value")
+    pad_value: int = Field(ge=0, le=255, description="grey around a fitted field")
+
+
+class OutputSpec(_Part):
+    """What the model's output tensor means."""
+
+    name: str
+    decode: Literal["xywh_scores"] = Field(
+        description="(1, 4 + classes, anchors): centre x, y, width, height in input pixels, scores"
+    )
+
+
+class Thresholds(_Part):
+    """The operating point the bundle was measured at."""
+
+    score: float = Field(ge=0, le=1)
+    nms_iou: float = Field(gt=0, le=1)
+    max_cells: int = Field(gt=0)
+
+
+class WorkingScale(_Part):
+    """At which size, in input pixels, cells are found best.
+
+    A field whose cells appear smaller than ``min_cell_px`` when fitted to the input is
+    looked at again through overlapping windows in which they are ``cell_px`` wide.
+    """
+
+    cell_px: float = Field(gt=0)
+    min_cell_px: float = Field(gt=0)
+    cell_um: float = Field(gt=0, description="typical white cell, for cameras of known scale")
+    probe_score: float = Field(ge=0, le=1, description="score of finds that may set the scale")
+    max_windows: int = Field(gt=0)
+
+
+class Artifact(_Part):
+    """One file that a backend can run."""
+
+    path: str
+    runtime: Runtime
+    precision: Precision
+    quantisation: str = Field(description="how the numbers were made, in one line")
+
+
+class DetectorSpec(_Part):
+    """The white-cell detector."""
+
+    architecture: str
+    classes: tuple[str, ...] = Field(min_length=1)
+    input: InputSpec
+    output: OutputSpec
+    thresholds: Thresholds
+    working_scale: WorkingScale
+    artifacts: tuple[Artifact, ...] = Field(min_length=1)
+
+
+class CalibrationSummary(_Part):
+    """Which pictures set the int8 ranges."""
+
+    digest: str
+    images: int
+    domains: dict[str, int]
+    method: str
+
+
+class ModelCard(_Part):
+    """What people should know of the model."""
+
+    title: str
+    summary: str
+    limits: tuple[str, ...]
+    licence: str
+    training_data: tuple[str, ...]
+    metrics: dict[str, dict[str, float]] = Field(
+        description="per evaluation domain, of the artifact the metrics name"
+    )
+    metrics_of: str = Field(description="artifact, machine and date of the metrics")
+
+
+class Manifest(_Part):
+    """Everything a device must know of a bundle, and the hash of every file."""
+
+    schema_version: Literal[1]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    research_use: str
+    files: tuple[BundledFile, ...]
+    detector: DetectorSpec
+    calibration: CalibrationSummary
+    model_card: ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle. Obtain one through ``open_bundle`` only.
+
+    Attributes:
+        manifest: the checked manifest.
+        sha256: SHA-256 of the manifest bytes; pins every file through it.
+        contents: the bytes of every file, exactly those that were hashed.
+    """
+
+    manifest: Manifest
+    sha256: str
+    contents: dict[str, bytes]
+
+    @property
+    def id(self) -> str:
+        """Name and version."""
+        return f"{self.manifest.name}-{self.manifest.version}"
+
+    def artifact_for(self, runtime: Runtime) -> Artifact:
+        """The first artifact made for a runtime family.
+
+        Raises:
+            BundleError: the bundle has none.
+        """
+        for artifact in self.manifest.detector.artifacts:
+            if artifact.runtime == runtime:
+                return artifact
+        have = sorted({a.runtime for a in self.manifest.detector.artifacts})
+        raise BundleError(f"bundle {self.id}: no artifact for {runtime}; it has {have}")
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Reads and verifies a bundle folder or file.
+
+    Raises:
+        BundleError: it is missing, a file is missing, altered or not listed, or the
+            manifest does not fit the schema.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return _verify(place, _FolderReader(place))
+    if place.is_file():
+        try:
+            with zipfile.ZipFile(place) as archive:
+                return _verify(place, _ZipReader(place, archive))
+        except zipfile.BadZipFile as error:
+            raise BundleError(
+                f"bundle {place}: neither a folder nor a whole bundle file; copy it again"
+            ) from error
+    raise BundleError(f"bundle {place}: no such file or folder; give --bundle an existing one")
+
+
+def shipped_bundle_path() -> Path:
+    """Where the demonstration bundle lies in this installation."""
+    return Path(__file__).parent / "demo_bundle"
+
+
+class _FolderReader:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def names(self) -> set[str]:
+        found = set()
+        for path in self._root.rglob("*"):
+            if path.is_symlink():
+                raise BundleError(f"bundle {self._root}: {path.name} is a link; bundles hold files")
+            if path.is_file():
+                found.add(path.relative_to(self._root).as_posix())
+        return found
+
+    def size(self, name: str) -> int:
+        return (self._root / name).stat().st_size
+
+    def read(self, name: str) -> bytes:
+        return (self._root / name).read_bytes()
+
+
+class _ZipReader:
+    def __init__(self, place: Path, archive: zipfile.ZipFile) -> None:
+        self._archive = archive
+        entries = [e for e in archive.infolist() if not e.is_dir()]
+        self._sizes = {e.filename: e.file_size for e in entries}
+        if len(self._sizes) != len(entries):
+            raise BundleError(f"bundle {place}: a file name occurs twice; make the bundle again")
+
+    def names(self) -> set[str]:
+        return set(self._sizes)
+
+    def size(self, name: str) -> int:
+        return self._sizes[name]
+
+    def read(self, name: str) -> bytes:
+        with self._archive.open(name) as handle:
+            return handle.read(self._sizes[name] + 1)
+
+
+def _verify(place: Path, reader: _FolderReader | _ZipReader) -> Bundle:
+    try:
+        names = reader.names()
+        if MANIFEST_NAME not in names:
+            raise BundleError(f"bundle {place}: {MANIFEST_NAME} is missing; copy the bundle again")
+        if reader.size(MANIFEST_NAME) > _LARGEST_MANIFEST_BYTES:
+            raise BundleError(f"bundle {place}: {MANIFEST_NAME} is too large to be one")
+        raw = reader.read(MANIFEST_NAME)
+        manifest = _parse_manifest(place, raw)
+        contents: dict[str, bytes] = {}
+        for listed in manifest.files:
+            contents[listed.path] = _checked_file(place, reader, names, listed)
+    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError,
+            RuntimeError) as error:
+        raise BundleError(f"bundle {place}: unreadable ({error}); copy the bundle again") from error
+    extra = sorted(names - set(contents) - {MANIFEST_NAME})
+    if extra:
+        raise BundleError(
+            f"bundle {place}: {extra[0]!r} is not in the manifest; remove it or copy again"
+        )
+    for artifact in manifest.detector.artifacts:
+        if artifact.path not in contents:
+            raise BundleError(
+                f"bundle {place}: artifact {artifact.path!r} is not among the manifest's files"
+            )
+    return Bundle(manifest, hashlib.sha256(raw).hexdigest(), contents)
+
+
+def _parse_manifest(place: Path, raw: bytes) -> Manifest:
+    try:
+        document: Any = json.loads(raw)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BundleError(
+            f"bundle {place}: {MANIFEST_NAME} is not JSON ({error}); copy the bundle again"
+        ) from error
+    if isinstance(document, dict) and document.get("schema_version") != BUNDLE_SCHEMA:
+        raise BundleError(
+            f"bundle {place}: schema version {document.get('schema_version')!r}, this program "
+            f"reads {BUNDLE_SCHEMA}; install the matching Leukoscope"
+        )
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "manifest"
+        raise BundleError(
+            f"bundle {place}: {MANIFEST_NAME}: {where}: {first['msg']}; copy the bundle again"
+        ) from error
+
+
+def _checked_file(
+    place: Path, reader: _FolderReader | _ZipReader, names: set[str], listed: BundledFile
+) -> bytes:
+    pure = PurePosixPath(listed.path)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in listed.path:
+        raise BundleError(f"bundle {place}: file name {listed.path!r} leaves the bundle")
+    if listed.path not in names:
+        raise BundleError(f"bundle {place}: {listed.path!r} is missing; copy the bundle again")
+    size = reader.size(listed.path)
+    if size != listed.size or size > _LARGEST_FILE_BYTES:
+        raise BundleError(
+            f"bundle {place}: {listed.path!r} has {size} bytes, the manifest says {listed.size}; "
+            "copy the bundle again"
+        )
+    content = reader.read(listed.path)
+    found = hashlib.sha256(content).hexdigest()
+    if found != listed.sha256:
+        raise BundleError(
+            f"bundle {place}: {listed.path!r} was altered (SHA-256 {found[:12]}…, expected "
+            f"{listed.sha256[:12]}…); copy the bundle again"
+        )
+    return content

@@ -1,0 +1,244 @@
+"""The ``leukoscope`` command.
+
+Owns flags, the progress display and turning errors into one line and exit code 2. Other
+packages plug their commands in through the entry-point group ``leukoscope.commands``;
+they are imported only when called, so ``leukoscope run`` starts without them.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_runtime.errors import LeukoscopeError
+from edge_runtime.film_report import RESEARCH_USE
+
+if TYPE_CHECKING:
+    from edge_runtime.film_report import FilmReport
+    from edge_runtime.types import RunStatus
+
+COMMAND_GROUP = "leukoscope.commands"
+EXIT_BAD_INPUT = 2
+
+
+def _plugged_epilog() -> str:
+    names = ", ".join(sorted(point.name for point in entry_points(group=COMMAND_GROUP)))
+    return f"Commands of other packages, each with its own --help: {names}" if names else ""
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=f"White-cell screening on low-cost microscopes. {RESEARCH_USE}",
+    epilog=_plugged_epilog(),
+)
+
+
+@app.callback()
+def _leukoscope() -> None:
+    """Keeps ``leukoscope run`` a sub-command even while it is the only own one."""
+
+
+@app.command()
+def run(
+    source: Annotated[
+        str,
+        typer.Option(help="folder of images, image, video file, or virtual[:profile[:seed]]"),
+    ],
+    out: Annotated[Path, typer.Option(help="folder for film.json, cells.csv and report.html")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="model bundle, folder or file [default: shipped demo]")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto, onnxruntime or openvino [default: auto]")
+    ] = None,
+    save_frames: Annotated[
+        bool | None, typer.Option("--save-frames", help="keep every field at full size")
+    ] = None,
+    score: Annotated[
+        float | None, typer.Option(help="operating point [default: the bundle's]")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="stop after so many fields")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="processor threads for inference [default: one per core]")
+    ] = None,
+    settings_file: Annotated[
+        Path | None, typer.Option("--settings", help="TOML file with any of the settings")
+    ] = None,
+) -> None:
+    """Examine a film: find its white cells and write a report.
+
+    Ctrl-C ends the film cleanly; the report then says that it is partial.
+    """
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+    from edge_runtime.cameras import open_camera
+    from edge_runtime.clinic.report_files import report_sinks
+    from edge_runtime.film_run import film_runner, load_bundle
+    from edge_runtime.settings import load_settings
+
+    settings = load_settings(
+        settings_file,
+        flags={
+            "backend": backend,
+            "save_frames": save_frames,
+            "score": score,
+            "limit": limit,
+            "threads": threads,
+        },
+    )
+    opened = open_bundle(bundle or shipped_bundle_path())
+    with (
+        open_camera(source, limit=settings.limit) as camera,
+        load_bundle(opened, settings) as loaded,
+    ):
+        sinks = report_sinks(out, save_frames=settings.save_frames)
+        with _Progress() as progress:
+            runner = film_runner(
+                loaded, camera, source=source, settings=settings, sinks=sinks,
+                on_status=progress.show,
+            )
+            with _CtrlC(runner.stop):
+                report = runner.run()
+    _print_summary(report, out)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[
+        Path | None, typer.Argument(help="bundle folder or file [default: shipped demo]")
+    ] = None,
+) -> None:
+    """Check every file of a model bundle against its manifest."""
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+
+    opened = open_bundle(bundle or shipped_bundle_path())
+    total = sum(len(content) for content in opened.contents.values())
+    typer.echo(f"{opened.id}: {len(opened.contents)} files, {total / 1e6:.1f} MB, all as listed")
+    typer.echo(f"sha256 {opened.sha256}")
+    for artifact in opened.manifest.detector.artifacts:
+        typer.echo(f"  {artifact.path}: {artifact.runtime}, {artifact.precision}")
+
+
+def main() -> None:
+    """Entry point: one clear line and exit code 2 for everything a user can cause."""
+    try:
+        _dispatch(sys.argv[1:])
+    except LeukoscopeError as error:
+        typer.echo(f"leukoscope: {error}", err=True)
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        typer.echo("leukoscope: stopped", err=True)
+        sys.exit(130)
+
+
+def _dispatch(arguments: list[str]) -> None:
+    """Own commands, or those of the package whose name comes first."""
+    for point in entry_points(group=COMMAND_GROUP) if arguments else ():
+        if point.name == arguments[0]:
+            _load(point)(args=arguments[1:], prog_name=f"leukoscope {point.name}")
+            return
+    app(prog_name="leukoscope")
+
+
+def _load(point: EntryPoint) -> typer.Typer:
+    try:
+        plugged: typer.Typer = point.load()
+    except ModuleNotFoundError as error:
+        extra = point.name if point.name in ("train", "bench") else "export"
+        raise LeukoscopeError(
+            f"leukoscope {point.name}: {error.name} is not installed here; "
+            f"pip install 'leukoscope[{extra}]'"
+        ) from error
+    return plugged
+
+
+class _Progress:
+    """A bar with field rate and cell count; plain silence where nobody watches."""
+
+    def __init__(self) -> None:
+        self._display: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> _Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+            self._display = Progress(
+                TextColumn("examining"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("{task.fields[cells]} cells"),
+                TextColumn("{task.fields[skipped]}"),
+                console=Console(stderr=True),
+            )
+            self._display.start()
+            self._task = self._display.add_task(
+                "film", total=None, rate="", cells=0, skipped=""
+            )
+        return self
+
+    def show(self, status: RunStatus) -> None:
+        """Takes the runner's status after every field."""
+        if self._display is not None:
+            skipped = f"{status.fields_skipped} skipped" if status.fields_skipped else ""
+            self._display.update(
+                self._task,
+                total=status.fields_total,
+                completed=status.fields_done + status.fields_skipped,
+                rate=f"{status.fields_per_s:.1f} fields/s",
+                cells=status.cells_found,
+                skipped=skipped,
+            )
+
+    def __exit__(self, *exc: object) -> None:
+        if self._display is not None:
+            self._display.stop()
+
+
+class _CtrlC:
+    """The first Ctrl-C calls ``stop``; a second one ends the program at once."""
+
+    def __init__(self, stop: Any) -> None:
+        self._stop = stop
+        self._before: Any = None
+
+    def __enter__(self) -> None:
+        self._before = signal.signal(signal.SIGINT, self._on_signal)
+
+    def _on_signal(self, number: int, stack: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._stop()
+
+    def __exit__(self, *exc: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+
+def _print_summary(report: FilmReport, out: Path) -> None:
+    totals = report.totals
+    state = "" if report.state == "complete" else "PARTIAL REPORT (interrupted)\n"
+    rate = totals.fields / report.duration_s if report.duration_s else 0.0
+    typer.echo(
+        f"{state}{totals.cells} white cells in {totals.fields} fields "
+        f"({rate:.1f} fields/s, {report.backend.name} {report.backend.precision} on "
+        f"{report.backend.device})"
+    )
+    if totals.fields_skipped:
+        first = next(record for record in report.fields if record.skipped)
+        typer.echo(
+            f"{totals.fields_skipped} fields skipped, the first: {first.name}: {first.reason}; "
+            f"all are listed in {out / 'film.json'}"
+        )
+    typer.echo(f"report: {out / 'report.html'}")
+    typer.echo(RESEARCH_USE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""The sink that writes report.html: one file that opens anywhere, without a network.
+
+Owns which crops and pictures the page keeps, so that a long film needs no more memory
+than a short one, and how the page is put together. Does not own its words and charts
+(see ``report_view``) nor its markup (see ``templates``).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from edge_runtime.clinic import report_view
+from edge_runtime.clinic.atomic_file import prepare_folder, replacing, utf8
+from edge_runtime.film_report import CellRecord, FilmReport
+from edge_runtime.types import FieldResult, SkippedFrame
+
+REPORT_HTML = "report.html"
+# More than the 400 cells of the longest differential a person would check by eye.
+GALLERY_CELLS = 600
+# A long session of the practice is about a hundred fields; a browser still scrolls this well.
+FIELD_PICTURES = 300
+SKIPPED_ROWS = 500
+# What the page may hold in memory until the film ends, whatever the pictures' size.
+_GALLERY_BYTES = 8 * 2**20
+_PICTURE_BYTES = 24 * 2**20
+_NO_CELL = -1.0  # ranks a field without cells below every field with one
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _GalleryCell:
+    anchor: str
+    field: int
+    field_name: str
+    number: int
+    score: float
+    class_name: str
+    crop_jpeg: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _FieldPicture:
+    index: int
+    jpeg: bytes
+
+
+class _Highest(Generic[T]):
+    """The items of highest rank, at most ``count`` of them and ``size`` bytes in all."""
+
+    def __init__(self, count: int, size: int) -> None:
+        self._count = count
+        self._size = size
+        self._held = 0
+        self._offers = 0
+        self._heap: list[tuple[float, int, int, T]] = []
+
+    def offer(self, rank: float, size: int, item: T) -> None:
+        """Keep ``item`` if it ranks high enough; of equals the earlier one stays."""
+        self._offers += 1
+        heapq.heappush(self._heap, (rank, -self._offers, size, item))
+        self._held += size
+        while len(self._heap) > self._count or self._held > self._size:
+            self._held -= heapq.heappop(self._heap)[2]
+
+    def ranked(self) -> list[T]:
+        """What was kept, highest rank first."""
+        return [item for _, _, _, item in sorted(self._heap, key=lambda kept: kept[:2])][::-1]
+
+
+class HtmlSink:
+    """Writes ``report.html`` when the film ends.
+
+    The gallery keeps the cells of highest score, the fields' section the pictures of the
+    fields that hold them; the page says how many of how many it shows.
+
+    Args:
+        out: folder of the report.
+        gallery_cells: largest number of cell crops.
+        field_pictures: largest number of field pictures.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        gallery_cells: int = GALLERY_CELLS,
+        field_pictures: int = FIELD_PICTURES,
+    ) -> None:
+        self._path = out / REPORT_HTML
+        self._gallery: _Highest[_GalleryCell] = _Highest(gallery_cells, _GALLERY_BYTES)
+        self._pictures: _Highest[_FieldPicture] = _Highest(field_pictures, _PICTURE_BYTES)
+
+    def start(self) -> None:
+        """Make the folder; raise StoreError when it cannot be written."""
+        prepare_folder(self._path.parent, (self._path.name,))
+
+    def append(self, result: FieldResult) -> None:
+        """Keep the crops and the picture if they rank high enough so far."""
+        best = max((cell.score for cell in result.cells), default=_NO_CELL)
+        for number, cell in enumerate(result.cells, start=1):
+            self._gallery.offer(
+                cell.score,
+                len(cell.crop_jpeg),
+                _GalleryCell(
+                    report_view.cell_anchor(result.index, number),
+                    result.index,
+                    result.name,
+                    number,
+                    cell.score,
+                    cell.class_name,
+                    cell.crop_jpeg,
+                ),
+            )
+        self._pictures.offer(
+            best, len(result.preview_jpeg), _FieldPicture(result.index, result.preview_jpeg)
+        )
+
+    def skip(self, skipped: SkippedFrame) -> None:
+        """Nothing to keep: the report holds every skipped field."""
+
+    def finish(self, report: FilmReport) -> None:
+        """Write the page; raise StoreError when it cannot be written."""
+        pieces = _page(report, self._gallery.ranked(), self._pictures.ranked())
+        with replacing(self._path) as file:
+            for piece in pieces:
+                file.write(utf8(piece))
+
+
+def _page(
+    report: FilmReport, gallery: list[_GalleryCell], pictures: list[_FieldPicture]
+) -> Iterator[str]:
+    """The page in pieces, so that its pictures never stand in memory all at once."""
+    import jinja2  # slow to load; only a finished film needs it
+    from markupsafe import Markup
+
+    def data_uri(jpeg: bytes) -> Markup:
+        return Markup("data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii"))
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["data_uri"] = data_uri
+    environment.filters["say_score"] = report_view.say_score
+    environment.filters["say_number"] = report_view.say_number
+    templates = Path(__file__).parent / "templates"
+    style = (templates / "report.css").read_text(encoding="utf-8")
+    script = (templates / "report.js").read_text(encoding="utf-8")
+    context: dict[str, Any] = {
+        "report": report,
+        "date": report_view.say_date(report.started_at),
+        "film_name": Path(report.source).name or report.source,
+        "figures": report_view.total_figures(report),
+        "charts": [
+            ("Cells per field", report_view.cells_per_field_chart(report)),
+            ("Scores", report_view.score_chart(report)),
+        ],
+        "gallery": gallery,
+        "lowest_score": int(min((cell.score for cell in gallery), default=0.0) * 100) / 100,
+        "fields": _shown_fields(report, gallery, pictures),
+        "pictures": len(pictures),
+        "skipped": [field for field in report.fields if field.skipped],
+        "skipped_rows": SKIPPED_ROWS,
+        "metrics": report_view.metric_table(report.model_card.metrics),
+        "settings": report_view.setting_rows(report.settings),
+        "style": Markup(style),
+        "script": Markup(script),
+        # Nothing but this very style and script may act in the page, whatever a file
+        # name or a bundle brought into it.
+        "style_hash": Markup(_csp_hash(style)),
+        "script_hash": Markup(_csp_hash(script)),
+    }
+    return environment.get_template("report.html.j2").generate(context)
+
+
+def _shown_fields(
+    report: FilmReport, gallery: list[_GalleryCell], pictures: list[_FieldPicture]
+) -> list[report_view.ShownField]:
+    """In film order: fields with a picture, and fields that a crop leads to without one."""
+    jpegs = {picture.index: picture.jpeg for picture in pictures}
+    wanted = jpegs.keys() | {cell.field for cell in gallery}
+    cells: dict[int, list[CellRecord]] = {index: [] for index in wanted}
+    for cell in report.cells:
+        if cell.field in wanted:
+            cells[cell.field].append(cell)
+    return [
+        report_view.show_field(
+            field.index,
+            field.name,
+            (field.width, field.height),
+            cells[field.index],
+            jpegs.get(field.index),
+        )
+        for field in report.fields
+        if field.index in wanted and field.width and field.height
+    ]
+
+
+def _csp_hash(text: str) -> str:
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -1,0 +1,85 @@
+"""From a frame to the model's input tensor, and the way back.
+
+Owns the one preprocessing that training checks, calibration, export and the device all
+use. Does not own what a model's output means (see ``postprocess``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from edge_runtime.bundle import InputSpec
+from edge_runtime.types import Float32Array, UInt8Image
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rectangle of a frame and how it lies in the model's input.
+
+    Attributes:
+        x1, y1, x2, y2: frame pixels, x2 and y2 exclusive.
+        scale_x, scale_y: input pixels per frame pixel.
+        pad_x, pad_y: input pixels of padding on the left and on top.
+    """
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+    scale_x: float
+    scale_y: float
+    pad_x: int
+    pad_y: int
+
+    def to_frame(self, boxes_xyxy: Float32Array) -> Float32Array:
+        """Boxes ``(N, 4)`` from input pixels to frame pixels, clipped to the window."""
+        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
+        pad = np.array([self.pad_x, self.pad_y] * 2, np.float32)
+        boxes = (boxes_xyxy - pad) / scale + np.array([self.x1, self.y1] * 2, np.float32)
+        np.clip(boxes[:, 0::2], self.x1, self.x2, out=boxes[:, 0::2])
+        np.clip(boxes[:, 1::2], self.y1, self.y2, out=boxes[:, 1::2])
+        return boxes.astype(np.float32)
+
+
+def fit_window(width: int, height: int, spec: InputSpec) -> Window:
+    """The whole frame, proportions kept, centred in the input (letterbox)."""
+    scale = min(spec.width / width, spec.height / height)
+    new_width, new_height = _placed(width, scale, spec.width), _placed(height, scale, spec.height)
+    return Window(
+        0, 0, width, height, new_width / width, new_height / height,
+        (spec.width - new_width) // 2, (spec.height - new_height) // 2,
+    )
+
+
+def tensor_of(pixels: UInt8Image, window: Window, spec: InputSpec) -> Float32Array:
+    """The input tensor for one window of a frame.
+
+    Args:
+        pixels: the frame, RGB uint8 ``(H, W, 3)``.
+        window: which part of it, and where it goes.
+        spec: the bundle's input.
+
+    Returns:
+        float32 ``(1, 3, spec.height, spec.width)``, contiguous.
+    """
+    view = pixels[window.y1 : window.y2, window.x1 : window.x2]
+    width = max(1, round((window.x2 - window.x1) * window.scale_x))
+    height = max(1, round((window.y2 - window.y1) * window.scale_y))
+    if (width, height) != (view.shape[1], view.shape[0]):
+        # Area averaging when shrinking: thin red-cell rims alias under bilinear sampling.
+        shrinks = window.scale_x < 1 and window.scale_y < 1
+        view = cv2.resize(
+            view, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+    canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
+    canvas[window.pad_y : window.pad_y + height, window.pad_x : window.pad_x + width] = view
+    # One fused pass instead of transpose, cast and multiply: 0.15 ms against 1.1 ms at 320 px.
+    blob = cv2.dnn.blobFromImage(canvas, scalefactor=spec.scale, swapRB=False, ddepth=cv2.CV_32F)
+    return np.asarray(blob, np.float32)
+
+
+def _placed(length: int, scale: float, limit: int) -> int:
+    return int(np.clip(round(length * scale), 1, limit))

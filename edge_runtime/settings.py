@@ -1,0 +1,103 @@
+"""Settings: defaults, then one TOML file, then environment, then flags; one frozen object.
+
+Owns names, types and bounds of every setting. An unknown key is an error, not a silence.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_runtime.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ENVIRONMENT_PREFIX = "LEUKOSCOPE_"
+
+
+class Settings(BaseModel):
+    """Everything a person can set about a run. Field names are the TOML keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: str = Field(default="auto", description="auto, onnxruntime or openvino")
+    threads: int = Field(
+        default=0, ge=0, le=256, description="processor threads for inference; 0: one per core"
+    )
+    score: float | None = Field(
+        default=None, gt=0, lt=1, description="operating point; unset: the bundle's own"
+    )
+    limit: int | None = Field(default=None, gt=0, description="stop after so many fields")
+    save_frames: bool = Field(default=False, description="keep every field at full size")
+    crop_margin: float = Field(
+        default=0.15, ge=0, le=1, description="share of the box kept around each crop"
+    )
+    crop_side_px: int = Field(default=224, ge=32, le=2048, description="largest side of a crop")
+    preview_side_px: int = Field(
+        default=900, ge=64, le=4096, description="largest side of a field's preview"
+    )
+    jpeg_quality: int = Field(default=85, ge=1, le=100, description="of crops and previews")
+
+
+def load_settings(
+    file: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Merges the three sources; a later one wins.
+
+    Args:
+        file: a TOML file, or None.
+        environment: process environment; keys ``LEUKOSCOPE_<NAME>``.
+        flags: command-line values; None means not given.
+
+    Raises:
+        SettingsError: the file cannot be read, or a key or value is bad.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    if file is not None:
+        for key, value in _read_toml(file).items():
+            merged[key], origin[key] = value, f"settings file {file}"
+    for name, text in (os.environ if environment is None else environment).items():
+        key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+        # The prefix also serves tests and data paths; only names of settings count here.
+        if name.startswith(ENVIRONMENT_PREFIX) and key in Settings.model_fields:
+            merged[key], origin[key] = text, f"environment variable {name}"
+    for key, value in (flags or {}).items():
+        if value is not None:
+            merged[key], origin[key] = value, f"--{key.replace('_', '-')}"
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(Settings.model_fields)
+            raise SettingsError(
+                f"{origin.get(key, 'settings')}: unknown key {key!r}; known: {known}"
+            ) from error
+        raise SettingsError(
+            f"{origin.get(key, 'settings')}: {key} = {merged.get(key)!r}: {first['msg']}"
+        ) from error
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as handle:
+            return tomllib.load(handle)
+    except OSError as error:
+        raise SettingsError(
+            f"settings file {file}: {error.strerror}; check --settings"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"settings file {file}: not TOML: {error}") from error

@@ -1,0 +1,154 @@
+"""The few values that travel between camera, stages, runner and sinks.
+
+Owns frozen in-memory types and their shape checks. Does not own the written report
+(see ``film_report``) nor anything a bundle declares (see ``bundle``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8Image = NDArray[np.uint8]
+Float32Array = NDArray[np.float32]
+Int64Array = NDArray[np.int64]
+
+RunState = Literal["starting", "running", "finished", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of one field.
+
+    Attributes:
+        index: running number within the film, from 0.
+        captured_at_ns: monotonic capture time in ns.
+        pixels: RGB uint8, shape ``(H, W, 3)``.
+        name: file name, or another word by which a person finds the field again.
+        pixel_size_um: µm per pixel on the film, or None when unknown.
+    """
+
+    index: int
+    captured_at_ns: int
+    pixels: UInt8Image
+    name: str
+    pixel_size_um: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
+            raise ValueError(
+                f"frame {self.name!r}: pixels must be RGB uint8 (H, W, 3), "
+                f"got {self.pixels.dtype} {self.pixels.shape}"
+            )
+
+    @property
+    def height(self) -> int:
+        """Rows in pixels."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns in pixels."""
+        return int(self.pixels.shape[1])
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFrame:
+    """A field that could not be looked at, and why."""
+
+    index: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """N cells found in one frame.
+
+    Attributes:
+        boxes_xyxy: float32 ``(N, 4)``, frame pixels, x1 < x2 and y1 < y2.
+        scores: float32 ``(N,)`` in [0, 1].
+        class_ids: int64 ``(N,)``, index into the bundle's class list.
+    """
+
+    boxes_xyxy: Float32Array
+    scores: Float32Array
+    class_ids: Int64Array
+
+    def __post_init__(self) -> None:
+        n = len(self.scores)
+        if self.boxes_xyxy.shape != (n, 4) or self.class_ids.shape != (n,):
+            raise ValueError(
+                f"detections disagree: boxes {self.boxes_xyxy.shape}, "
+                f"scores {self.scores.shape}, classes {self.class_ids.shape}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """No cells."""
+        return cls(
+            np.zeros((0, 4), np.float32), np.zeros((0,), np.float32), np.zeros((0,), np.int64)
+        )
+
+    def select(self, mask: NDArray[np.bool_] | Int64Array) -> Detections:
+        """The rows that ``mask`` (boolean or index array) picks, in its order."""
+        return Detections(self.boxes_xyxy[mask], self.scores[mask], self.class_ids[mask])
+
+
+@dataclass(frozen=True, slots=True)
+class CellFinding:
+    """One found cell as a person will see it.
+
+    Attributes:
+        box_xyxy: corners in frame pixels.
+        crop_jpeg: JPEG bytes of the cell with a margin, cut from the original pixels.
+    """
+
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+    class_name: str
+    crop_jpeg: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldResult:
+    """Everything about one examined field that sinks may keep.
+
+    Attributes:
+        preview_jpeg: the whole field, shrunk for looking at.
+        preview_scale: preview pixels per frame pixel.
+        frame_jpeg: the field at full size, only when the run saves frames.
+    """
+
+    index: int
+    name: str
+    width: int
+    height: int
+    cells: tuple[CellFinding, ...]
+    preview_jpeg: bytes = field(repr=False)
+    preview_scale: float
+    tiles: int
+    frame_jpeg: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Where a film stands; emitted by the runner after every field."""
+
+    state: RunState
+    fields_done: int
+    fields_skipped: int
+    cells_found: int
+    elapsed_s: float
+    fields_total: int | None = None
+
+    @property
+    def fields_per_s(self) -> float:
+        """Examined fields per second since the start."""
+        return self.fields_done / self.elapsed_s if self.elapsed_s > 0 else 0.0

@@ -1,0 +1,1 @@
+"""Labelled films for training and evaluation: readers, cut-outs and the composer."""

@@ -1,0 +1,128 @@
+"""A training recipe: one YAML file, one strict frozen object.
+
+Owns what a recipe may say and how it is read. Does not own training (see ``trainer``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edge_runtime.errors import SettingsError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Domain(_Strict):
+    """Fields of one imaging domain in YOLO layout (``images/<split>``, ``labels/<split>``)."""
+
+    name: str
+    path: str = Field(description="relative to the recipe's data root")
+    class_count: int = 3
+    white_cell_classes: tuple[int, ...] = (0,)
+
+
+class CellSource(_Strict):
+    """Single-cell pictures to cut cells from."""
+
+    name: str
+    path: str
+    kind: Literal["wbc_masks", "pbc"]
+    as_fields_of: str | None = Field(
+        default=None, description="also use whole pictures as fields of this domain"
+    )
+
+
+class ComposeSpec(_Strict):
+    """How many training pictures of which kind; shares need not add up to 1."""
+
+    images: int = Field(gt=0)
+    size: int = Field(default=320, gt=0)
+    seed: int = 0
+    share_field: float = 0.42
+    share_grid: float = 0.14
+    share_paste: float = 0.28
+    share_virtual: float = 0.16
+    virtual_films: int = 16
+    validation_images: int = Field(default=120, description="composed from validation fields")
+
+
+class TrainSpec(_Strict):
+    """What goes to the ultralytics trainer."""
+
+    epochs: int = Field(gt=0)
+    batch: int = 16
+    optimizer: str = "AdamW"
+    lr0: float = 0.002
+    lrf: float = 0.02
+    warmup_epochs: float = 0.3
+    weight_decay: float = 0.0005
+    box: float = 7.5
+    cls: float = 0.5
+    dfl: float = 1.5
+    channels_last: bool = True
+    validate_every_epoch: bool = True
+
+
+class Recipe(_Strict):
+    """Everything that decides a detector, but for the data itself."""
+
+    name: str
+    purpose: str
+    model: str = "yolo11n.yaml"
+    activation: Literal["relu", "silu"] = "relu"
+    data_root: str = "../shared/data"
+    domains: tuple[Domain, ...]
+    cell_sources: tuple[CellSource, ...] = ()
+    leave_out: str | None = Field(
+        default=None, description="a domain or cell source that training must not see"
+    )
+    seed: int = 0
+    compose: ComposeSpec
+    train: TrainSpec
+
+    def without(self, left_out: str) -> Recipe:
+        """The same recipe for a leave-one-domain-out fold.
+
+        Raises:
+            SettingsError: no such domain or source.
+        """
+        names = {d.name for d in self.domains} | {c.name for c in self.cell_sources} | {"virtual"}
+        if left_out not in names:
+            raise SettingsError(
+                f"leave_out {left_out!r}: not in this recipe; choose one of {sorted(names)}"
+            )
+        return self.model_copy(update={"leave_out": left_out})
+
+
+def load_recipe(path: str | Path) -> Recipe:
+    """Reads a recipe file, or one of the shipped recipes by its bare name.
+
+    Raises:
+        SettingsError: the file is missing, is no YAML, or has unknown or bad keys.
+    """
+    file = Path(path)
+    if not file.exists() and (RECIPES / f"{path}.yaml").exists():
+        file = RECIPES / f"{path}.yaml"
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise SettingsError(
+            f"recipe {path}: {error.strerror}; give a YAML file or one of: {shipped}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"recipe {file}: not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise SettingsError(f"recipe {file}: {where}: {first['msg']}") from error

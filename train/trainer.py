@@ -1,0 +1,165 @@
+"""Detector training through ultralytics' own trainer.
+
+Owns turning a recipe into one ultralytics run: composed data, model with the recipe's
+activation, device choice, resume. Does not own the loop, EMA, AMP or logging: those are
+ultralytics'. Multi-GPU runs start with several device indices, as ultralytics takes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from edge_runtime.errors import DataError, SettingsError
+from train.datasets.compose import Progress, write_composed
+from train.recipe import Recipe
+
+_ACTIVATIONS = {"relu": "torch.nn.ReLU()", "silu": "torch.nn.SiLU()"}
+
+
+def train_detector(
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    workers: int = 2,
+    progress: Progress | None = None,
+) -> Path:
+    """Composes the data if it is not there yet, trains, and returns the best checkpoint.
+
+    Args:
+        recipe: what to train.
+        out: run folder; holds ``data/``, ``run/`` and ``training.json`` afterwards.
+        device: ``auto``, ``cpu``, ``0``, or several indices ``0,1`` for multi-GPU.
+        resume: continue an interrupted run of the same folder from its last epoch.
+        workers: processes that compose and load data.
+        progress: called with pictures composed and pictures wanted.
+
+    Raises:
+        DataError: the data is missing or malformed, or there is nothing to resume.
+        SettingsError: the device does not exist here.
+    """
+    # Ultralytics asks its servers for news at import unless it is told not to.
+    os.environ.setdefault("YOLO_OFFLINE", "true")
+    import torch
+    from ultralytics import YOLO
+    from ultralytics import __version__ as ultralytics_version
+
+    chosen = _device(device, torch)
+    last = out / "run" / "weights" / "last.pt"
+    started = datetime.now(timezone.utc)
+    if resume:
+        if not last.is_file():
+            raise DataError(f"{last}: no checkpoint to resume; start without --resume")
+        model = YOLO(str(last))
+        _use_channels_last(model, recipe)
+        model.train(resume=True, device=chosen)
+    else:
+        data_yaml = out / "data" / "data.yaml"
+        if not _is_composed_for(recipe, out / "data"):
+            data_yaml = write_composed(recipe, out / "data", workers=workers, progress=progress)
+        model = YOLO(str(_write_model_yaml(recipe, out)), task="detect")
+        _use_channels_last(model, recipe)
+        model.train(**_arguments(recipe, data_yaml, out, chosen, workers))
+    weights = out / "run" / "weights"
+    best = weights / "best.pt" if (weights / "best.pt").is_file() else last
+    compose = json.loads((out / "data" / "compose.json").read_text())
+    record = {
+        "recipe": recipe.model_dump(mode="json"),
+        "compose": compose,
+        "checkpoint": best.name,
+        "started": started.isoformat(timespec="seconds"),
+        "minutes": round((datetime.now(timezone.utc) - started).total_seconds() / 60, 1),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, device {chosen}",
+        "torch": torch.__version__,
+        "ultralytics": ultralytics_version,
+    }
+    (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    return best
+
+
+def _device(device: str, torch: Any) -> str:
+    if device == "auto":
+        return "0" if torch.cuda.is_available() else "cpu"
+    wanted = [part for part in device.split(",") if part.strip().isdigit()]
+    if wanted and len(wanted) == len(device.split(",")):
+        found = torch.cuda.device_count()
+        if any(int(part) >= found for part in wanted):
+            raise SettingsError(f"--device {device}: {found} CUDA devices here; try --device cpu")
+    elif device not in ("cpu", "mps"):
+        raise SettingsError(f"--device {device!r}: use auto, cpu, 0 or 0,1")
+    return device
+
+
+def _is_composed_for(recipe: Recipe, data: Path) -> bool:
+    record = data / "compose.json"
+    if not record.is_file():
+        return False
+    known = json.loads(record.read_text())
+    return (
+        known["recipe"] == recipe.name
+        and known["seed"] == recipe.compose.seed
+        and known["left_out"] == recipe.leave_out
+        and sum(known["pictures"].values()) == recipe.compose.images
+    )
+
+
+def _write_model_yaml(recipe: Recipe, out: Path) -> Path:
+    """The ultralytics model with one class and the recipe's activation, beside the run.
+
+    Raises:
+        SettingsError: no such model.
+    """
+    from ultralytics.nn.tasks import yaml_model_load
+
+    try:
+        document = yaml_model_load(recipe.model)
+    except (FileNotFoundError, OSError) as error:
+        raise SettingsError(f"model {recipe.model!r}: ultralytics has no such model") from error
+    document = {key: value for key, value in document.items() if key not in ("yaml_file",)}
+    document |= {"nc": 1, "activation": _ACTIVATIONS[recipe.activation]}
+    # Ultralytics reads the size letter from the file name.
+    path = out / f"{Path(recipe.model).stem}-{recipe.activation}.yaml"
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def _arguments(
+    recipe: Recipe, data_yaml: Path, out: Path, device: str, workers: int
+) -> dict[str, Any]:
+    spec = recipe.train
+    return {
+        "data": str(data_yaml), "project": str(out.resolve()), "name": "run", "exist_ok": True,
+        "device": device, "workers": workers, "imgsz": recipe.compose.size, "cache": "ram",
+        "pretrained": False, "seed": recipe.seed, "deterministic": True,
+        "epochs": spec.epochs, "batch": spec.batch, "optimizer": spec.optimizer,
+        "lr0": spec.lr0, "lrf": spec.lrf, "cos_lr": True, "momentum": 0.9,
+        "warmup_epochs": spec.warmup_epochs, "warmup_bias_lr": 0.0,
+        "weight_decay": spec.weight_decay,
+        "box": spec.box, "cls": spec.cls, "dfl": spec.dfl,
+        "val": spec.validate_every_epoch, "plots": False, "save_period": -1,
+        # Geometry and stain are in the composed pictures; only what costs nothing is left.
+        "mosaic": 0.0, "mixup": 0.0, "degrees": 0.0, "shear": 0.0, "perspective": 0.0,
+        "scale": 0.15, "translate": 0.08, "fliplr": 0.5, "flipud": 0.5,
+        "hsv_h": 0.02, "hsv_s": 0.4, "hsv_v": 0.3, "erasing": 0.0, "auto_augment": None,
+    }
+
+
+def _use_channels_last(model: Any, recipe: Recipe) -> None:
+    """Convolutions in channels-last order: about a fifth faster on a CPU, same numbers."""
+    if not recipe.train.channels_last:
+        return
+    import torch
+
+    def convert(trainer: Any) -> None:
+        trainer.model.to(memory_format=torch.channels_last)
+
+    model.add_callback("on_pretrain_routine_end", convert)
