@@ -253,8 +253,14 @@ def _verify(place: Path, reader: _FolderReader | _ZipReader) -> Bundle:
         contents: dict[str, bytes] = {}
         for listed in manifest.files:
             contents[listed.path] = _checked_file(place, reader, names, listed)
-    except (OSError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError,
-            RuntimeError) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise BundleError(f"bundle {place}: unreadable ({error}); copy the bundle again") from error
     extra = sorted(names - set(contents) - {MANIFEST_NAME})
     if extra:

@@ -100,7 +100,11 @@ def run(
         sinks = report_sinks(out, save_frames=settings.save_frames)
         with _Progress() as progress:
             runner = film_runner(
-                loaded, camera, source=source, settings=settings, sinks=sinks,
+                loaded,
+                camera,
+                source=source,
+                settings=settings,
+                sinks=sinks,
                 on_status=progress.show,
             )
             with _CtrlC(runner.stop):
@@ -180,9 +184,7 @@ class _Progress:
                 console=Console(stderr=True),
             )
             self._display.start()
-            self._task = self._display.add_task(
-                "film", total=None, rate="", cells=0, skipped=""
-            )
+            self._task = self._display.add_task("film", total=None, rate="", cells=0, skipped="")
         return self
 
     def show(self, status: RunStatus) -> None:

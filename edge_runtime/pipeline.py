@@ -204,8 +204,14 @@ class FilmRunner:
             self._record.skipped += 1
             self._record.fields.append(
                 FieldRecord(
-                    index=done.index, name=done.name, width=None, height=None, skipped=True,
-                    reason=done.reason, cells=0, tiles=0,
+                    index=done.index,
+                    name=done.name,
+                    width=None,
+                    height=None,
+                    skipped=True,
+                    reason=done.reason,
+                    cells=0,
+                    tiles=0,
                 )
             )
             for sink in self._sinks:
@@ -224,13 +230,21 @@ class FilmRunner:
         record.time("write", self._clock() - shown)
         record.fields.append(
             FieldRecord(
-                index=result.index, name=result.name, width=result.width, height=result.height,
-                skipped=False, reason=None, cells=len(result.cells), tiles=result.tiles,
+                index=result.index,
+                name=result.name,
+                width=result.width,
+                height=result.height,
+                skipped=False,
+                reason=None,
+                cells=len(result.cells),
+                tiles=result.tiles,
             )
         )
         record.cells += [
             CellRecord(
-                field=result.index, box_xyxy=cell.box_xyxy, score=cell.score,
+                field=result.index,
+                box_xyxy=cell.box_xyxy,
+                score=cell.score,
                 class_name=cell.class_name,
             )
             for cell in result.cells
@@ -247,7 +261,9 @@ class FilmRunner:
             crops = [
                 encode_jpeg(
                     cut_crop(
-                        frame.pixels, box, margin=settings.crop_margin,
+                        frame.pixels,
+                        box,
+                        margin=settings.crop_margin,
                         largest_side=settings.crop_side_px,
                     ),
                     quality=settings.jpeg_quality,
@@ -258,15 +274,15 @@ class FilmRunner:
             small = frame.pixels
             if scale < 1:
                 size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
-                small = np.asarray(
-                    cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8
-                )
+                small = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
             preview = encode_jpeg(small, quality=settings.jpeg_quality)
         cells = tuple(
             CellFinding(
                 (
-                    round(float(box[0]), 2), round(float(box[1]), 2),
-                    round(float(box[2]), 2), round(float(box[3]), 2),
+                    round(float(box[0]), 2),
+                    round(float(box[1]), 2),
+                    round(float(box[2]), 2),
+                    round(float(box[3]), 2),
                 ),
                 round(float(score), 4),
                 names[int(class_id)],
@@ -278,13 +294,20 @@ class FilmRunner:
         )
         full = encode_jpeg(frame.pixels, quality=95) if settings.save_frames else None
         return FieldResult(
-            frame.index, frame.name, frame.width, frame.height, cells, preview, scale,
-            examination.examined.windows, full,
+            frame.index,
+            frame.name,
+            frame.width,
+            frame.height,
+            cells,
+            preview,
+            scale,
+            examination.examined.windows,
+            full,
         )
 
     def _finish(self, state: FilmState, started_at: datetime, started: float) -> FilmReport:
         record, setup = self._record, self._setup
-        by_class = Counter({name: 0 for name in setup.class_names})
+        by_class = Counter(dict.fromkeys(setup.class_names, 0))
         by_class.update(cell.class_name for cell in record.cells)
         report = FilmReport(
             state=state,
@@ -327,6 +350,9 @@ class FilmRunner:
 def _timing(stage: str, seconds: list[float]) -> StageTiming:
     p50, p95, p99 = np.percentile(np.array(seconds) * 1000, [50, 95, 99])
     return StageTiming(
-        stage=stage, count=len(seconds), p50_ms=round(float(p50), 3),
-        p95_ms=round(float(p95), 3), p99_ms=round(float(p99), 3),
+        stage=stage,
+        count=len(seconds),
+        p50_ms=round(float(p50), 3),
+        p95_ms=round(float(p95), 3),
+        p99_ms=round(float(p99), 3),
     )

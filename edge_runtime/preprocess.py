@@ -49,8 +49,14 @@ def fit_window(width: int, height: int, spec: InputSpec) -> Window:
     scale = min(spec.width / width, spec.height / height)
     new_width, new_height = _placed(width, scale, spec.width), _placed(height, scale, spec.height)
     return Window(
-        0, 0, width, height, new_width / width, new_height / height,
-        (spec.width - new_width) // 2, (spec.height - new_height) // 2,
+        0,
+        0,
+        width,
+        height,
+        new_width / width,
+        new_height / height,
+        (spec.width - new_width) // 2,
+        (spec.height - new_height) // 2,
     )
 
 
@@ -71,9 +77,8 @@ def tensor_of(pixels: UInt8Image, window: Window, spec: InputSpec) -> Float32Arr
     if (width, height) != (view.shape[1], view.shape[0]):
         # Area averaging when shrinking: thin red-cell rims alias under bilinear sampling.
         shrinks = window.scale_x < 1 and window.scale_y < 1
-        view = cv2.resize(
-            view, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        view = np.asarray(cv2.resize(view, (width, height), interpolation=method), np.uint8)
     canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
     canvas[window.pad_y : window.pad_y + height, window.pad_x : window.pad_x + width] = view
     # One fused pass instead of transpose, cast and multiply: 0.15 ms against 1.1 ms at 320 px.

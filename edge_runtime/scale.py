@@ -106,7 +106,12 @@ def windows_at_scale(
         scale_x, scale_y = scale_x * 0.9, scale_y * 0.9
     return [
         Window(
-            x1, y1, x2, y2, scale_x, scale_y,
+            x1,
+            y1,
+            x2,
+            y2,
+            scale_x,
+            scale_y,
             max(0, (spec.width - round((x2 - x1) * scale_x)) // 2),
             max(0, (spec.height - round((y2 - y1) * scale_y)) // 2),
         )

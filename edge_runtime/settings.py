@@ -96,8 +96,6 @@ def _read_toml(file: Path) -> dict[str, Any]:
         with file.open("rb") as handle:
             return tomllib.load(handle)
     except OSError as error:
-        raise SettingsError(
-            f"settings file {file}: {error.strerror}; check --settings"
-        ) from error
+        raise SettingsError(f"settings file {file}: {error.strerror}; check --settings") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"settings file {file}: not TOML: {error}") from error

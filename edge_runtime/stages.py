@@ -77,9 +77,7 @@ class Detector:
         )
         if cell is None or fitted >= spec.working_scale.min_cell_px:
             return Examined(self._finish(coarse), 1)
-        windows = windows_at_scale(
-            frame.width, frame.height, cell, spec.working_scale, spec.input
-        )
+        windows = windows_at_scale(frame.width, frame.height, cell, spec.working_scale, spec.input)
         found = [self._inner_finds(frame, window, low) for window in windows]
         # Cells wider than the windows' overlap can be cut in every window; the whole
         # view has them.

@@ -46,18 +46,23 @@ class InferenceBackend(Protocol):
     """
 
     @property
-    def inputs(self) -> tuple[TensorSpec, ...]: ...
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Input tensors of the loaded model."""
 
     @property
-    def outputs(self) -> tuple[TensorSpec, ...]: ...
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Output tensors of the loaded model."""
 
     @property
-    def facts(self) -> BackendFacts: ...
+    def facts(self) -> BackendFacts:
+        """What really runs."""
 
     @property
-    def streams(self) -> int: ...
+    def streams(self) -> int:
+        """How many calls of ``infer`` may run at once."""
 
-    def infer(self, arrays: Mapping[str, Float32Array]) -> dict[str, Float32Array]: ...
+    def infer(self, arrays: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
+        """Output arrays by name, for input arrays by name."""
 
     def __enter__(self) -> Self: ...
 

@@ -137,14 +137,16 @@ class VideoCamera:
             raise CameraError(f"source {self._path}: no frame can be decoded; is it a whole video?")
         if declared is not None and index < declared:
             yield SkippedFrame(
-                index, f"{self._path.name}#{index:06d}",
+                index,
+                f"{self._path.name}#{index:06d}",
                 f"the video ends after {index} of {declared} declared frames",
             )
 
 
 def _nothing_in(folder: Path) -> str:
     inner = sorted(
-        p.name for p in folder.iterdir()
+        p.name
+        for p in folder.iterdir()
         if p.is_dir() and any(q.suffix.lower() in IMAGE_SUFFIXES for q in p.iterdir())
     )
     if inner:

@@ -17,6 +17,10 @@ from edge_runtime.virtual_film.cells import Painter
 from edge_runtime.virtual_film.shapes import Canvas, Stamp, Textures
 from edge_runtime.virtual_film.stain import Stain, optical_density
 
+# Optical density of what no dye has coloured: fibres, dirt.
+_GREY: Float32Array = np.array([0.5, 0.55, 0.5], np.float32)
+_BROWN: Float32Array = np.array([1.3, 1.5, 1.7], np.float32)
+
 
 def red_cell(
     rng: np.random.Generator,
@@ -50,7 +54,7 @@ def red_cell(
         bumps += 0.035 * np.cos(rng.integers(9, 15) * theta)
     rho = np.hypot(along, across) / (radius * bumps)
     body = np.clip((1 - rho) * radius / 0.45 + 0.5, 0, 1)
-    body = np.asarray(body * body * (3 - 2 * body), np.float32)
+    disc = np.asarray(body * body * (3 - 2 * body), np.float32)
     pallor = stain.central_pallor * float(np.clip(rng.normal(1, 0.25), 0, 1.25))
     if rng.random() < 0.06:
         pallor = 0.05  # a spherocyte
@@ -65,8 +69,8 @@ def red_cell(
     young = rng.random() < 0.05
     colour = stain.polychromatic if young else stain.red_cell
     strength = float(np.clip(rng.normal(1, 0.08), 0.7, 1.3))
-    canvas.lay(body, optical_density(colour) * strength, profile.astype(np.float32))
-    return canvas.stamp(body)
+    canvas.lay(disc, optical_density(colour) * strength, profile.astype(np.float32))
+    return canvas.stamp(disc)
 
 
 def _platelet_on(canvas: Canvas, stain: Stain, at: tuple[float, float], diameter: float) -> None:
@@ -140,9 +144,9 @@ def stain_debris(rng: np.random.Generator, stain: Stain, textures: Textures) -> 
     if kind == "precipitate":
         reach = float(rng.uniform(1.5, 7.0))
         canvas = Canvas(rng, textures, 2 * reach + 4)
-        cloud = canvas.fill([canvas.outline((0, 0), (reach, 0.7 * reach), 1.0, 0.2, 7)])
+        drop = canvas.fill([canvas.outline((0, 0), (reach, 0.7 * reach), 1.0, 0.2, 7)])
         grains = canvas.dots(
-            cloud.astype(np.float32) / 255, int(reach**2 * rng.uniform(1, 5)) + 4, (0.12, 0.42)
+            canvas.soften(drop, 0.2), int(reach**2 * rng.uniform(1, 5)) + 4, (0.12, 0.42)
         )
         canvas.add(grains, nucleus * 1.2)
         return canvas.stamp(_stained(canvas))
@@ -153,17 +157,14 @@ def stain_debris(rng: np.random.Generator, stain: Stain, textures: Textures) -> 
         path = np.clip(path - path.mean(axis=0), -13, 13)
         mask = np.zeros((canvas.size, canvas.size), np.uint8)
         canvas.line(mask, path, float(rng.uniform(0.4, 0.9)))
-        canvas.add(
-            canvas.soften(mask, 0.15),
-            np.array([0.5, 0.55, 0.5], np.float32) * rng.uniform(0.5, 1.6),
-        )
+        canvas.add(canvas.soften(mask, 0.15), _GREY * rng.uniform(0.5, 1.6))
         return canvas.stamp(_stained(canvas))
     size = float(rng.uniform(1.5, 4.0) if kind == "dirt" else rng.uniform(3.0, 9.0))
     canvas = Canvas(rng, textures, size * 2.4 + 3)
     outline = canvas.outline((0, 0), (size / 2, size / 2.6), rng.uniform(0, 3.14), 0.22, 8)
     if kind == "dirt":
         body = canvas.soften(canvas.bend(canvas.fill([outline]), 0.9, 0.3), 0.15)
-        canvas.lay(body, np.array([1.3, 1.5, 1.7], np.float32) * rng.uniform(0.4, 1.2))
+        canvas.lay(body, _BROWN * rng.uniform(0.4, 1.2))
     else:  # a drop of dried stain: even, without inner structure
         body = canvas.soften(canvas.bend(canvas.fill([outline]), 2.0, 0.4), 0.5, 1.4)
         cloud = 1 + 0.12 * canvas.noise(1.5)

@@ -63,9 +63,9 @@ def _lobed(
 ) -> UInt8Image:
     """A nucleus of ``lobes`` lobes along a bent line, joined by strands ``strand`` µm wide."""
     rng = canvas.rng
-    sweep = math.radians(float(rng.uniform(62, 88))) * (lobes - 1) * (0.85 if lobes > 4 else 1)
+    sweep = math.radians(float(rng.uniform(68, 98))) * (lobes - 1) * (0.85 if lobes > 4 else 1)
     start = float(rng.uniform(0, 2 * np.pi))
-    reach = radius * float(rng.uniform(0.40, 0.52))
+    reach = radius * float(rng.uniform(0.43, 0.58))
     shift = rng.normal(0, 0.07 * radius, 2)
     angles = start + np.linspace(0, sweep, lobes) + rng.normal(0, 0.12, lobes)
     reaches = reach * rng.uniform(0.75, 1.15, lobes)
@@ -81,7 +81,7 @@ def _lobed(
         index = np.arange(lobes)
         path = np.stack([np.interp(between, index, centres[:, k]) for k in (0, 1)], axis=1)
         canvas.line(mask, path, strand)
-    return canvas.bend(mask, 2.5, 0.28)
+    return canvas.bend(mask, 2.5, 0.24)
 
 
 def _band(canvas: Canvas, radius: float) -> UInt8Image:
@@ -111,19 +111,19 @@ def neutrophil(rng: np.random.Generator, stain: Stain, textures: Textures) -> St
     diameter = float(rng.uniform(11.5, 15.5))
     canvas = Canvas(rng, textures, diameter * 1.3 + 2)
     body, radius = _body(canvas, diameter, 0.025)
-    _cytoplasm(canvas, body, optical_density(stain.acidophilic), 0.16, 0.15)
+    _cytoplasm(canvas, body, optical_density(stain.acidophilic), 0.11, 0.15)
     lobes = int(rng.choice([1, 2, 3, 4, 5], p=[0.12, 0.18, 0.38, 0.24, 0.08]))
     mask = (
         _band(canvas, radius)
         if lobes == 1
-        else _lobed(canvas, radius, lobes, (0.27, 0.42) if lobes < 4 else (0.23, 0.34), 0.8)
+        else _lobed(canvas, radius, lobes, (0.27, 0.40) if lobes < 3 else (0.21, 0.32), 0.7)
     )
-    nucleus = canvas.soften(mask, 0.3, 2.2)
+    nucleus = canvas.soften(mask, 0.22, 2.2) * canvas.blur(body, 0.4)
     granules = canvas.dots(body, int(rng.uniform(60, 320)), (0.07, 0.16), 0.1, 0.2)
     canvas.add(granules * body, optical_density(stain.neutrophil_granule) * rng.uniform(0.3, 1.0))
     if rng.random() < 0.12:
         _vacuoles(canvas, _free(body, nucleus), int(rng.integers(2, 8)))
-    _chromatin(canvas, nucleus, stain, 0.12, 0.07, rng.uniform(0.9, 1.1))
+    _chromatin(canvas, nucleus, stain, 0.17, 0.08, rng.uniform(0.9, 1.1))
     return canvas.stamp(body)
 
 
@@ -135,13 +135,13 @@ def eosinophil(rng: np.random.Generator, stain: Stain, textures: Textures) -> St
     red = optical_density(stain.eosinophil_granule)
     _cytoplasm(canvas, body, optical_density(stain.acidophilic) * 0.6 + red * 0.3, 0.1, 0.0)
     mask = _lobed(canvas, radius, 3 if rng.random() < 0.2 else 2, (0.34, 0.46), 0.9)
-    nucleus = canvas.soften(mask, 0.3, 2.2)
+    nucleus = canvas.soften(mask, 0.22, 2.2) * canvas.blur(body, 0.4)
     inside = canvas.blur(body, 0.5)
     granules = canvas.dots(inside, int(rng.uniform(160, 330)), (0.3, 0.5), 0.14, 0.25)
     canvas.add(granules * body, red * rng.uniform(0.6, 1.0))
     if rng.random() < 0.3:
         _vacuoles(canvas, _free(body, nucleus), int(rng.integers(1, 6)))
-    _chromatin(canvas, nucleus, stain, 0.13, 0.08, rng.uniform(0.8, 1.02))
+    _chromatin(canvas, nucleus, stain, 0.17, 0.08, rng.uniform(0.8, 1.02))
     return canvas.stamp(body)
 
 
@@ -153,7 +153,7 @@ def basophil(rng: np.random.Generator, stain: Stain, textures: Textures) -> Stam
     light = 0.6 * optical_density(stain.acidophilic) + 0.4 * optical_density(stain.basophilic)
     _cytoplasm(canvas, body, light, 0.14, 0.1)
     mask = _lobed(canvas, radius, int(rng.integers(2, 4)), (0.4, 0.55), 1.6)
-    nucleus = canvas.soften(mask, 0.5, 1.6)
+    nucleus = canvas.soften(mask, 0.5, 1.6) * body
     _chromatin(canvas, nucleus, stain, 0.15, 0.08, rng.uniform(0.6, 0.85))
     granules = canvas.dots(body, int(rng.uniform(50, 170)), (0.25, 0.55), 0.13, 0.35)
     canvas.add(granules * body, optical_density(stain.basophil_granule) * rng.uniform(0.35, 0.7))
@@ -174,7 +174,7 @@ def lymphocyte(rng: np.random.Generator, stain: Stain, textures: Textures) -> St
         (off[0], off[1]), (across * 1.04, across * 0.96), rng.uniform(0, np.pi), 0.035, 4
     )
     nucleus = canvas.soften(canvas.bend(canvas.fill([outline]), 3.0, 0.2), 0.28, 2.0) * body
-    _chromatin(canvas, nucleus, stain, 0.15, 0.06, rng.uniform(0.85, 1.12))
+    _chromatin(canvas, nucleus, stain, 0.19, 0.07, rng.uniform(0.85, 1.12))
     if large and rng.random() < 0.5:
         azure = canvas.dots(_free(body, nucleus), int(rng.integers(3, 14)), (0.15, 0.28))
         canvas.add(azure, optical_density(stain.eosinophil_granule) * 0.7)
@@ -185,7 +185,7 @@ def monocyte(rng: np.random.Generator, stain: Stain, textures: Textures) -> Stam
     """Large, grey-blue, with vacuoles; an indented or folded nucleus with lacy chromatin."""
     diameter = float(rng.uniform(13.5, 19.0))
     canvas = Canvas(rng, textures, diameter * 1.45 + 2)
-    body, radius = _body(canvas, diameter, 0.07, 0.3)
+    body, radius = _body(canvas, diameter, 0.045, 0.3)
     blue, pink = optical_density(stain.basophilic), optical_density(stain.acidophilic)
     mixed = np.asarray(0.6 * blue + 0.5 * pink, np.float32)
     _cytoplasm(canvas, body, mixed * rng.uniform(0.6, 1.0), 0.14, -0.1)
@@ -226,7 +226,7 @@ def blast(rng: np.random.Generator, stain: Stain, textures: Textures) -> Stamp:
     stretch = float(np.exp(rng.normal(0, 0.07)))
     across = share * radius
     outline = canvas.outline(
-        (off[0], off[1]), (across * stretch, across / stretch), rng.uniform(0, np.pi), 0.045, 6
+        (off[0], off[1]), (across * stretch, across / stretch), rng.uniform(0, np.pi), 0.032, 5
     )
     mask = canvas.fill([outline])
     if rng.random() < 0.3:  # a cleft

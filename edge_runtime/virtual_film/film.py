@@ -110,9 +110,10 @@ def _clear_film(
     for k, plane in enumerate(cv2.split(clear)):
         cv2.resize(plane, (columns, rows), dst=planes[k], interpolation=cv2.INTER_CUBIC)
     fine = rng.standard_normal((512, 512), dtype=np.float32)
-    grain = cv2.GaussianBlur(fine, (0, 0), 1.2) * 3
-    grain += 1.2 * cv2.resize(
-        rng.standard_normal((64, 64), dtype=np.float32), (512, 512), interpolation=cv2.INTER_CUBIC
+    coarse_grain = rng.standard_normal((64, 64), dtype=np.float32)
+    grain = 3 * np.asarray(cv2.GaussianBlur(fine, (0, 0), 1.2), np.float32)
+    grain += 1.2 * np.asarray(
+        cv2.resize(coarse_grain, (512, 512), interpolation=cv2.INTER_CUBIC), np.float32
     )
     # Only darker: dried plasma absorbs. One tile repeats, too faint for the eye to notice.
     tile = np.clip(graininess * np.abs(grain), 0, 12).astype(np.uint8)

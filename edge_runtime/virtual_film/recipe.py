@@ -35,9 +35,9 @@ class FilmSpec:
 
     Attributes:
         size_um: width and height of the film in µm.
-        pixel_size_um: µm per pixel of the raster; 0.11 is half of what light resolves.
-        white_cells_per_mm2: white cells, blasts included. A real film holds tens of
-            them; more make every field worth looking at.
+        pixel_size_um: µm per pixel of the raster; 0.12 is half of what light resolves.
+        white_cells_per_mm2: white cells, blasts included; fewer where they find no room.
+            A real film holds tens of them; more make every field worth looking at.
         red_cell_coverage: share of the film that red cells cover, 0 to about 0.8.
         platelets_per_mm2: single platelets.
         artefacts_per_mm2: smudge cells, platelet clumps and stain debris together.
@@ -47,7 +47,7 @@ class FilmSpec:
     """
 
     size_um: tuple[float, float] = (700.0, 480.0)
-    pixel_size_um: float = 0.11
+    pixel_size_um: float = 0.12
     white_cells_per_mm2: float | None = None
     red_cell_coverage: float | None = None
     platelets_per_mm2: float | None = None

@@ -102,9 +102,8 @@ def light_and_lens(pixels: UInt8Image, rng: Generator, strength: float) -> UInt8
     if rng.random() < 0.5 * strength:
         result = _soften(result, rng)
     if rng.random() < 0.15 * strength:
-        result = cv2.addWeighted(
-            result, 1.8, cv2.GaussianBlur(result, (0, 0), 1.2), -0.8, 0
-        )
+        blurred = cv2.GaussianBlur(result, (0, 0), 1.2)
+        result = np.asarray(cv2.addWeighted(result, 1.8, blurred, -0.8, 0), np.uint8)
     if rng.random() < 0.4 * strength:
         noise = rng.normal(0, rng.uniform(2, 10), (height, width, 3)).astype(np.float32)
         result = np.asarray(np.clip(result + noise, 0, 255), np.uint8)
@@ -154,13 +153,14 @@ def _soften(pixels: UInt8Image, rng: Generator) -> UInt8Image:
         kernel = np.zeros((length, length), np.float32)
         kernel[length // 2] = 1 / length
         turn = cv2.getRotationMatrix2D((length / 2 - 0.5, length / 2 - 0.5), rng.uniform(0, 180), 1)
-        kernel = cv2.warpAffine(kernel, turn, (length, length))
+        kernel = np.asarray(cv2.warpAffine(kernel, turn, (length, length)), np.float32)
         kernel /= max(float(kernel.sum()), 1e-6)
         return np.asarray(cv2.filter2D(pixels, -1, kernel), np.uint8)
     height, width = pixels.shape[:2]
     factor = rng.uniform(0.4, 0.9)
     small = cv2.resize(
-        pixels, (max(8, int(width * factor)), max(8, int(height * factor))),
+        pixels,
+        (max(8, int(width * factor)), max(8, int(height * factor))),
         interpolation=cv2.INTER_AREA,
     )
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)

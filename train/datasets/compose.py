@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
+from calibration.fields import LabelledField, digest_files, load_fields, xyxy_to_xywhn
 from edge_runtime.errors import DataError, StoreError
 from edge_runtime.types import Float32Array, UInt8Image
 from train.datasets.appearance import eyepiece_stop, light_and_lens, restain
@@ -41,7 +42,6 @@ from train.datasets.scene import (
     scatter_debris,
     vary_tile,
 )
-from calibration.fields import LabelledField, digest_files, load_fields, xyxy_to_xywhn
 from train.recipe import Recipe
 
 # Fields are kept in memory at no more than this side: larger than any canvas needs.
@@ -85,7 +85,8 @@ class Sources:
                 new = (round(pixels.shape[1] * shrink), round(pixels.shape[0] * shrink))
                 pixels = np.asarray(cv2.resize(pixels, new, interpolation=cv2.INTER_AREA), np.uint8)
             self._pixels[item.image] = (
-                pixels, item.boxes_xyxy(pixels.shape[1], pixels.shape[0]),
+                pixels,
+                item.boxes_xyxy(pixels.shape[1], pixels.shape[0]),
             )
         return self._pixels[item.image]
 
@@ -112,8 +113,11 @@ def open_sources(recipe: Recipe, split: str) -> Sources:
     for domain in recipe.domains:
         if domain.name != recipe.leave_out:
             fields[domain.name] = load_fields(
-                root / domain.path, split, domain=domain.name,
-                keep_classes=domain.white_cell_classes, class_count=domain.class_count,
+                root / domain.path,
+                split,
+                domain=domain.name,
+                keep_classes=domain.white_cell_classes,
+                class_count=domain.class_count,
             )
     cutouts: dict[str, list[CutoutSource]] = {}
     for source in recipe.cell_sources:
@@ -192,12 +196,22 @@ def write_composed(
         counts_val = _write_split(val, recipe, out, "val", spec.validation_images, 1, None)
         for group in val.fields.values():
             for item in group:
-                _write_scene(out, "val", f"{item.domain}_{item.image.stem}", item.read_rgb(),
-                             item.boxes_xywhn, quality=95)
+                _write_scene(
+                    out,
+                    "val",
+                    f"{item.domain}_{item.image.stem}",
+                    item.read_rgb(),
+                    item.boxes_xywhn,
+                    quality=95,
+                )
         document = {
-            "recipe": recipe.name, "seed": spec.seed, "left_out": recipe.leave_out,
-            "training_files": len(train.files()), "training_digest": digest_files(train.files()),
-            "pictures": counts, "validation_pictures": counts_val,
+            "recipe": recipe.name,
+            "seed": spec.seed,
+            "left_out": recipe.leave_out,
+            "training_files": len(train.files()),
+            "training_digest": digest_files(train.files()),
+            "pictures": counts,
+            "validation_pictures": counts_val,
         }
         (out / "compose.json").write_text(json.dumps(document, indent=1) + "\n")
         data_yaml = out / "data.yaml"
@@ -211,14 +225,17 @@ def write_composed(
 
 
 def _write_split(
-    sources: Sources, recipe: Recipe, out: Path, split: str, images: int, workers: int,
+    sources: Sources,
+    recipe: Recipe,
+    out: Path,
+    split: str,
+    images: int,
+    workers: int,
     progress: Progress | None,
 ) -> dict[str, int]:
     kinds = _kinds(sources, recipe, images)
     first = recipe.compose.seed * 1_000_003 + (0 if split == "train" else 500_000)
-    jobs = [
-        _Job(index, kind, first + index, index / images) for index, kind in enumerate(kinds)
-    ]
+    jobs = [_Job(index, kind, first + index, index / images) for index, kind in enumerate(kinds)]
     done = 0
     for batch in _run(sources, recipe.compose.size, out, split, jobs, workers):
         done += batch
@@ -239,7 +256,11 @@ def _kinds(sources: Sources, recipe: Recipe, images: int) -> list[str]:
 
 
 def _run(
-    sources: Sources, size: int, out: Path, split: str, jobs: list[_Job],
+    sources: Sources,
+    size: int,
+    out: Path,
+    split: str,
+    jobs: list[_Job],
     workers: int,
 ) -> Iterator[int]:
     chunks = [jobs[start : start + 50] for start in range(0, len(jobs), 50)]
@@ -268,16 +289,16 @@ def _work_chunk(size: int, out: Path, split: str, chunk: list[_Job]) -> int:
     return _compose_chunk(_worker_sources, size, out, split, chunk)
 
 
-def _compose_chunk(
-    sources: Sources, size: int, out: Path, split: str, chunk: list[_Job]
-) -> int:
+def _compose_chunk(sources: Sources, size: int, out: Path, split: str, chunk: list[_Job]) -> int:
     for job in chunk:
         # Seeded by picture, so that the set does not depend on the number of workers.
         rng = np.random.default_rng(job.seed)
         scene = compose_scene(sources, job.kind, size, rng, position=job.position)
         boxes = xyxy_to_xywhn(scene.boxes_xyxy, size, size)
         quality = int(rng.integers(55, 96))
-        _write_scene(out, split, f"{job.kind}_{job.index:05d}", scene.pixels, boxes, quality=quality)
+        _write_scene(
+            out, split, f"{job.kind}_{job.index:05d}", scene.pixels, boxes, quality=quality
+        )
     return len(chunk)
 
 
@@ -319,9 +340,7 @@ def _grid_scene(sources: Sources, size: int, rng: Generator, *, pasted: bool) ->
     columns = int(rng.integers(1 if pasted else 2, 7))
     # Unequal rows and columns squeeze the cells, as fields resized to a square are.
     rows = int(np.clip(columns + rng.integers(-1, 2), 1, 7))
-    fields = [
-        vary_tile(*_pick_field(sources, rng, domain), rng=rng) for _ in range(rows * columns)
-    ]
+    fields = [vary_tile(*_pick_field(sources, rng, domain), rng=rng) for _ in range(rows * columns)]
     scene = place_grid(fields, size=size, rows=rows, columns=columns)
     typical = 0.4 * size / np.sqrt(rows * columns)
     if len(scene.boxes_xyxy):
@@ -333,9 +352,7 @@ def _grid_scene(sources: Sources, size: int, rng: Generator, *, pasted: bool) ->
     return scene
 
 
-def _paste_cells(
-    sources: Sources, scene: Scene, typical: float, size: int, rng: Generator
-) -> None:
+def _paste_cells(sources: Sources, scene: Scene, typical: float, size: int, rng: Generator) -> None:
     names = sorted(sources.cutouts)
     wanted = int(rng.integers(1, 3 + int((size / max(typical, 12)) ** 2 * 0.35)))
     squeeze = float(np.exp(rng.uniform(-0.25, 0.25)))
@@ -375,7 +392,9 @@ def _virtual_scene(sources: Sources, size: int, rng: Generator, position: float)
     profile = PROFILES[names[rng.integers(len(names))]]
     # 13 um is a typical white cell; the window is sized so that it has the drawn share.
     profile = dataclasses.replace(
-        profile, pixel_size_um=13.0 / (share * size), resolution=(size, size),
+        profile,
+        pixel_size_um=13.0 / (share * size),
+        resolution=(size, size),
         blur_sigma_um=profile.blur_sigma_um * float(rng.uniform(0.6, 1.3)),
     )
     white = [cell for cell in film.cells if cell.is_white_cell]

@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from calibration.fields import LabelledField, xyxy_to_xywhn
 from edge_runtime.errors import DataError
 from edge_runtime.types import Float32Array, UInt8Image
 from train.datasets.appearance import background_colour
-from calibration.fields import LabelledField, xyxy_to_xywhn
 
 # Optical density (natural log) of the red channel above which a PBC pixel is nucleus or
 # basophil granule rather than red cell; read off histograms inside and outside the boxes.
@@ -60,6 +60,20 @@ def wbc_mask_sources(root: Path, split: str) -> list[CutoutSource]:
         for row in _rows(root / "labels.csv")
         if row["split"] == split
     ]
+
+
+def wbc_mask_fields(root: Path, split: str) -> list[LabelledField]:
+    """The same pictures as detection fields: the masked cell is their only one.
+
+    Raises:
+        DataError: the table or a picture is missing.
+    """
+    fields = []
+    for source in wbc_mask_sources(root, split):
+        height, width = _read(source.image).shape[:2]
+        box = np.array([source.box_xyxy], np.float32)
+        fields.append(LabelledField(source.image, "wbc_masks", xyxy_to_xywhn(box, width, height)))
+    return fields
 
 
 def pbc_sources(root: Path) -> list[CutoutSource]:

@@ -63,8 +63,9 @@ def place_field(
         chosen = boxes[rng.integers(len(boxes))]
         centre = (chosen[:2] + chosen[2:]) / 2 * scale
         low, high = size * 0.15 - centre, size * 0.85 - centre
-        offset = np.where(slack < 0, np.clip(offset, np.minimum(low, high), np.maximum(low, high)),
-                          offset)
+        offset = np.where(
+            slack < 0, np.clip(offset, np.minimum(low, high), np.maximum(low, high)), offset
+        )
         offset = np.where(slack < 0, np.clip(offset, slack, 0), offset)
     affine = np.array([[scale[0], 0, offset[0]], [0, scale[1], offset[1]]], np.float32)
     fill = (
@@ -80,8 +81,12 @@ def place_field(
     else:
         shrunk = pixels
     canvas = cv2.warpAffine(
-        shrunk, affine, (size, size), flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT, borderValue=fill,
+        shrunk,
+        affine,
+        (size, size),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=fill,
     )
     moved = boxes * np.tile(scale, 2).astype(np.float32) + np.tile(offset, 2).astype(np.float32)
     return Scene(np.asarray(canvas, np.uint8), clip_visible(moved, size, size))
@@ -160,8 +165,10 @@ def scatter_debris(scene: Scene, *, cell_px: float, count: int, rng: Generator) 
         centre = rng.uniform(0, size, 2)
         inside = scene.boxes_xyxy
         if len(inside) and np.any(
-            (inside[:, 0] < centre[0]) & (inside[:, 2] > centre[0])
-            & (inside[:, 1] < centre[1]) & (inside[:, 3] > centre[1])
+            (inside[:, 0] < centre[0])
+            & (inside[:, 2] > centre[0])
+            & (inside[:, 1] < centre[1])
+            & (inside[:, 3] > centre[1])
         ):
             continue
         reach = cell_px * rng.uniform(0.08, 0.28)
@@ -170,15 +177,20 @@ def scatter_debris(scene: Scene, *, cell_px: float, count: int, rng: Generator) 
             spot = centre + rng.normal(0, reach * 0.7, 2)
             axes = np.maximum(rng.uniform(0.15, 0.6, 2) * reach, 0.7)
             cv2.ellipse(
-                ink, (int(spot[0]), int(spot[1])),
-                (max(1, int(round(axes[0]))), max(1, int(round(axes[1])))),
-                float(rng.uniform(0, 180)), 0, 360, 1.0, -1,
+                ink,
+                (int(spot[0]), int(spot[1])),
+                (max(1, round(axes[0])), max(1, round(axes[1]))),
+                float(rng.uniform(0, 180)),
+                0,
+                360,
+                1.0,
+                -1,
             )
-        ink = cv2.GaussianBlur(ink, (0, 0), max(0.5, reach * 0.12))
+        soft = np.asarray(cv2.GaussianBlur(ink, (0, 0), max(0.5, reach * 0.12)), np.float32)
         density = np.array(
             [rng.uniform(0.3, 1.4), rng.uniform(0.6, 1.8), rng.uniform(0.1, 1.0)], np.float32
         )
-        shade = np.exp(-ink[:, :, None] * density)
+        shade = np.exp(-soft[:, :, None] * density)
         scene.pixels[:] = (scene.pixels * shade).astype(np.uint8)
 
 
