@@ -13,7 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -28,12 +31,28 @@ BUNDLE_SCHEMA = 1
 _LARGEST_FILE_BYTES = 512 * 1024 * 1024
 _LARGEST_MANIFEST_BYTES = 4 * 1024 * 1024
 
+# What the readers raise on a damaged archive; zipfile lets its decoders' own errors through.
+_UNREADABLE = (
+    OSError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    ValueError,
+    LookupError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+)
+
 Runtime = Literal["cpu", "tensorrt"]
 Precision = Literal["float32", "float16", "int8"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON as Python reads it knows NaN and Infinity; no field here means anything with them.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BundledFile(_Part):
@@ -184,16 +203,24 @@ def open_bundle(path: str | Path) -> Bundle:
             manifest does not fit the schema.
     """
     place = Path(path)
-    if place.is_dir():
+    try:
+        is_folder, is_file = place.is_dir(), place.is_file()
+    except OSError as error:
+        # A name too long for the system, or a folder above it that may not be entered.
+        raise BundleError(
+            f"bundle {place}: {error.strerror}; give --bundle a readable one"
+        ) from error
+    if is_folder:
         return _verify(place, _FolderReader(place))
-    if place.is_file():
+    if is_file:
         try:
-            with zipfile.ZipFile(place) as archive:
-                return _verify(place, _ZipReader(place, archive))
-        except zipfile.BadZipFile as error:
+            archive = zipfile.ZipFile(place)
+        except _UNREADABLE as error:
             raise BundleError(
                 f"bundle {place}: neither a folder nor a whole bundle file; copy it again"
             ) from error
+        with archive:
+            return _verify(place, _ZipReader(place, archive))
     raise BundleError(f"bundle {place}: no such file or folder; give --bundle an existing one")
 
 
@@ -210,7 +237,9 @@ class _FolderReader:
         found = set()
         for path in self._root.rglob("*"):
             if path.is_symlink():
-                raise BundleError(f"bundle {self._root}: {path.name} is a link; bundles hold files")
+                raise BundleError(
+                    f"bundle {self._root}: {path.name!r} is a link; bundles hold files"
+                )
             if path.is_file():
                 found.add(path.relative_to(self._root).as_posix())
         return found
@@ -225,7 +254,8 @@ class _FolderReader:
 class _ZipReader:
     def __init__(self, place: Path, archive: zipfile.ZipFile) -> None:
         self._archive = archive
-        entries = [e for e in archive.infolist() if not e.is_dir()]
+        # Not is_dir(): it fails on the empty name that a damaged archive can hold.
+        entries = [e for e in archive.infolist() if not e.filename.endswith("/")]
         self._sizes = {e.filename: e.file_size for e in entries}
         if len(self._sizes) != len(entries):
             raise BundleError(f"bundle {place}: a file name occurs twice; make the bundle again")
@@ -253,14 +283,7 @@ def _verify(place: Path, reader: _FolderReader | _ZipReader) -> Bundle:
         contents: dict[str, bytes] = {}
         for listed in manifest.files:
             contents[listed.path] = _checked_file(place, reader, names, listed)
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        EOFError,
-        ValueError,
-        NotImplementedError,
-        RuntimeError,
-    ) as error:
+    except _UNREADABLE as error:
         raise BundleError(f"bundle {place}: unreadable ({error}); copy the bundle again") from error
     extra = sorted(names - set(contents) - {MANIFEST_NAME})
     if extra:

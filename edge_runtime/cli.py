@@ -7,6 +7,8 @@ they are imported only when called, so ``leukoscope run`` starts without them.
 
 from __future__ import annotations
 
+import io
+import os
 import signal
 import sys
 from importlib.metadata import EntryPoint, entry_points
@@ -131,10 +133,16 @@ def verify(
 
 def main() -> None:
     """Entry point: one clear line and exit code 2 for everything a user can cause."""
+    # Names of files reach us in any encoding, and a terminal may show less than UTF-8.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    # Decoders report a broken file on stderr as well; it is told once, by us.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         _dispatch(sys.argv[1:])
     except LeukoscopeError as error:
-        typer.echo(f"leukoscope: {error}", err=True)
+        typer.echo(f"leukoscope: {' '.join(str(error).splitlines())}", err=True)
         sys.exit(EXIT_BAD_INPUT)
     except KeyboardInterrupt:
         typer.echo("leukoscope: stopped", err=True)
@@ -145,21 +153,21 @@ def _dispatch(arguments: list[str]) -> None:
     """Own commands, or those of the package whose name comes first."""
     for point in entry_points(group=COMMAND_GROUP) if arguments else ():
         if point.name == arguments[0]:
-            _load(point)(args=arguments[1:], prog_name=f"leukoscope {point.name}")
+            _call(point, arguments[1:])
             return
     app(prog_name="leukoscope")
 
 
-def _load(point: EntryPoint) -> typer.Typer:
+def _call(point: EntryPoint, arguments: list[str]) -> None:
     try:
-        plugged: typer.Typer = point.load()
+        # A command imports what is slow or heavy only when it runs, so that may fail as well.
+        point.load()(args=arguments, prog_name=f"leukoscope {point.name}")
     except ModuleNotFoundError as error:
         extra = point.name if point.name in ("train", "bench") else "export"
         raise LeukoscopeError(
             f"leukoscope {point.name}: {error.name} is not installed here; "
             f"pip install 'leukoscope[{extra}]'"
         ) from error
-    return plugged
 
 
 class _Progress:

@@ -22,6 +22,9 @@ _GREY_SPREAD = 4
 _JPEG_START = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+# The last chunk's name and checksum, the same in every PNG; more may lie behind it.
+_PNG_END = b"IEND\xaeB`\x82"
+_TIFF_STARTS = (b"II*\x00", b"MM\x00*")
 _BMP_HEADER_BYTES = 26
 
 
@@ -45,7 +48,7 @@ def decode_image(content: bytes) -> UInt8Image:
     jpeg = content.startswith(_JPEG_START)
     if jpeg:
         _check_jpeg(content)
-    elif content.startswith(_PNG_START) and b"IEND" not in content[-64:]:
+    elif content.startswith(_PNG_START) and _PNG_END not in content:
         raise FrameError("truncated PNG: its end is missing")
     elif content.startswith(b"BM") and len(content) >= _BMP_HEADER_BYTES:
         _check_bmp(content)
@@ -55,6 +58,8 @@ def decode_image(content: bytes) -> UInt8Image:
     except cv2.error as error:
         raise FrameError(f"cannot be decoded: {' '.join(str(error).split())}") from error
     if decoded is None:
+        if content.startswith((_PNG_START, *_TIFF_STARTS)) or content[8:12] == b"WEBP":
+            raise FrameError("truncated or damaged image: its decoder gives up")
         raise FrameError("not an image in a known format (JPEG, PNG, BMP, TIFF, WebP)")
     return _as_rgb(np.asarray(decoded))
 

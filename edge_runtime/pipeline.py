@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from edge_runtime.cameras import Camera
+from edge_runtime.errors import LeukoscopeError
 from edge_runtime.film_report import (
     BackendRecord,
     BundleRecord,
@@ -101,6 +102,8 @@ class FilmRunner:
         self._clock = clock
         self._now = now
         self._stop = threading.Event()
+        # Apart from ``_stop``, which is a person's wish and must not be lost or invented.
+        self._over = threading.Event()
         self._record = _Record()
 
     def stop(self) -> None:
@@ -136,6 +139,7 @@ class FilmRunner:
         frames = queue.Queue(maxsize=_READ_AHEAD)
         reader = threading.Thread(target=self._read, args=(frames,), name="reader", daemon=True)
         pending: deque[Future[_Examination] | SkippedFrame] = deque()
+        failure: BaseException | None = None
         with ThreadPoolExecutor(self._streams, thread_name_prefix="detect") as pool:
             reader.start()
             try:
@@ -146,7 +150,8 @@ class FilmRunner:
                         if item is None:
                             open_end = False
                         elif isinstance(item, BaseException):
-                            raise item
+                            # Fields that were read before still belong to the film.
+                            failure, open_end = item, False
                         elif isinstance(item[0], SkippedFrame):
                             pending.append(item[0])
                         else:
@@ -154,6 +159,8 @@ class FilmRunner:
                     if pending:
                         self._take(pending.popleft())
                         self._tell("running", started)
+                if failure is not None:
+                    raise failure
             finally:
                 for left in pending:
                     if isinstance(left, Future):
@@ -164,7 +171,7 @@ class FilmRunner:
         """Reader thread: everything the camera gives, then None, or the camera's error."""
         try:
             iterator = iter(self._camera)
-            while not self._stop.is_set():
+            while not self._ends():
                 before = self._clock()
                 item = next(iterator, None)
                 if item is None:
@@ -175,24 +182,24 @@ class FilmRunner:
             self._put(frames, error, even_when_stopped=True)
 
     def _put(self, frames: queue.Queue[Any], item: Any, even_when_stopped: bool = False) -> None:
-        while even_when_stopped or not self._stop.is_set():
+        while even_when_stopped or not self._ends():
             try:
                 frames.put(item, timeout=_POLL_S)
             except queue.Full:
                 continue
             return
 
+    def _ends(self) -> bool:
+        return self._stop.is_set() or self._over.is_set()
+
     def _drain(self, frames: queue.Queue[Any], reader: threading.Thread) -> None:
         """Lets a reader that waits for room go, so that no thread is left behind."""
-        self_stopped = self._stop.is_set()
-        self._stop.set()
+        self._over.set()
         while reader.is_alive():
             try:
                 frames.get(timeout=_POLL_S)
             except queue.Empty:
                 continue
-        if not self_stopped:
-            self._stop.clear()
 
     def _examine(self, frame: Frame, read_s: float) -> _Examination:
         before = self._clock()
@@ -329,8 +336,15 @@ class FilmRunner:
             ),
             timings=[_timing(stage, values) for stage, values in record.seconds.items()],
         )
+        failure: LeukoscopeError | None = None
         for sink in self._sinks:
-            sink.finish(report)
+            try:
+                sink.finish(report)
+            except LeukoscopeError as error:
+                # The others may still save their part of the film.
+                failure = failure or error
+        if failure is not None:
+            raise failure
         return report
 
     def _tell(self, state: RunState, started: float) -> None:

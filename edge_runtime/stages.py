@@ -147,7 +147,8 @@ def _check_tensors(spec: DetectorSpec, backend: InferenceBackend) -> None:
             "the bundle was put together wrongly, export it again"
         )
     rows = 4 + len(spec.classes)
-    if spec.output.name not in outputs or outputs[spec.output.name][1] != rows:
+    shape = outputs.get(spec.output.name, ())
+    if len(shape) != 3 or shape[1] != rows:
         raise BackendError(
             f"model output {outputs}: the manifest says {spec.output.name!r} with {rows} rows; "
             "the bundle was put together wrongly, export it again"

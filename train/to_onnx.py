@@ -11,10 +11,13 @@ ONNX, so no device ever has to.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +78,7 @@ def _export(copy: Path, checkpoint: Path, image_size: int) -> Path:
         raise DataError(f"checkpoint {checkpoint}: not one of ultralytics ({reason})") from error
     if model.task != "detect":
         raise DataError(f"checkpoint {checkpoint}: made for {model.task!r}, not for detection")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _quiet("ultralytics"):
         # The tracing exporter is deprecated; its successor leaves source paths in the graph.
         warnings.simplefilter("ignore")
         written = model.export(
@@ -90,6 +93,18 @@ def _export(copy: Path, checkpoint: Path, image_size: int) -> Path:
             verbose=False,
         )
     return Path(str(written))
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    """Keeps a library's advice on what to do with the file off the screen."""
+    log = logging.getLogger(logger)
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _strip_traces(graph: Any) -> None:

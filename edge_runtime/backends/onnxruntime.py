@@ -85,8 +85,16 @@ class OnnxRuntimeBackend:
         return self._streams
 
     def infer(self, arrays: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
-        """Runs the model once."""
-        results = self._session.run(self._output_names, dict(arrays))
+        """Runs the model once.
+
+        Raises:
+            BackendError: ONNX Runtime fails on these arrays.
+        """
+        try:
+            results = self._session.run(self._output_names, dict(arrays))
+        except Exception as error:  # as above
+            reason = " ".join(str(error).split())
+            raise BackendError(f"onnxruntime fails on this field: {reason}") from error
         return dict(zip(self._output_names, results, strict=True))
 
     def __enter__(self) -> Self:

@@ -58,6 +58,7 @@ class OpenVinoBackend:
             raise BackendError(f"openvino refuses the model: {reason}") from error
         self._version = str(openvino.__version__)
         self._streams = threads
+        self._input_names = {port.get_any_name() for port in self._compiled.inputs}
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(threads):
             self._requests.put(self._compiled.create_infer_request())
@@ -84,7 +85,15 @@ class OpenVinoBackend:
         return self._streams
 
     def infer(self, arrays: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
-        """Runs the model once; waits when all requests are busy."""
+        """Runs the model once; waits when all requests are busy.
+
+        Raises:
+            BackendError: OpenVINO fails on these arrays.
+        """
+        if set(arrays) != self._input_names:
+            # A request runs without complaint on what an earlier call left in its input.
+            wanted = sorted(self._input_names)
+            raise BackendError(f"openvino: got inputs {sorted(arrays)}, the model has {wanted}")
         request = self._requests.get()
         try:
             results = request.infer(dict(arrays))
@@ -92,6 +101,9 @@ class OpenVinoBackend:
             return {
                 port.get_any_name(): np.array(value, np.float32) for port, value in results.items()
             }
+        except Exception as error:  # as above
+            reason = " ".join(str(error).split())
+            raise BackendError(f"openvino fails on this field: {reason}") from error
         finally:
             self._requests.put(request)
 

@@ -6,6 +6,7 @@ Owns the order of fields and the check of every file. Does not own decoding rule
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -31,16 +32,24 @@ def open_camera(source: str, *, limit: int | None = None) -> Camera:
     Raises:
         CameraError: the path does not exist or holds nothing to look at.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        images = sorted(
-            (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()),
-            key=lambda p: _natural(p.name),
-        )
+    path = Path(source)
+    if limit is not None and limit < 1:
+        raise CameraError(f"source {source}: limit {limit} leaves no field; give 1 or more")
+    try:
+        # A ~ that the shell left; RuntimeError: no such user.
+        path = path.expanduser()
+        images = _images_in(path) if path.is_dir() else None
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise CameraError(
+            f"source {source}: {reason}; give a folder or file you may read"
+        ) from error
+    if images is not None:
         if not images:
             raise CameraError(_nothing_in(path))
         return FolderCamera(images[:limit])
-    if path.is_file():
+    if is_file:
         if path.suffix.lower() in VIDEO_SUFFIXES:
             return VideoCamera(path, limit=limit)
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -103,14 +112,15 @@ class VideoCamera:
         self._capture: Any = cv2.VideoCapture(str(path))
         if not self._capture.isOpened():
             raise CameraError(f"source {path}: not a readable video; try another file or format")
+        # Asked once: the capture must not be asked while another thread reads from it.
+        self._declared = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     @property
     def frame_count(self) -> int | None:
         """What the container says, or None when it does not say."""
-        declared = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)) if self._capture else 0
-        if declared <= 0:
-            return self._limit
-        return declared if self._limit is None else min(declared, self._limit)
+        if self._declared <= 0:
+            return None
+        return self._declared if self._limit is None else min(self._declared, self._limit)
 
     def __enter__(self) -> Self:
         return self
@@ -143,12 +153,19 @@ class VideoCamera:
             )
 
 
-def _nothing_in(folder: Path) -> str:
-    inner = sorted(
-        p.name
-        for p in folder.iterdir()
-        if p.is_dir() and any(q.suffix.lower() in IMAGE_SUFFIXES for q in p.iterdir())
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        (p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()),
+        # The plain name last: a1 and a01 are the same number.
+        key=lambda p: (_natural(p.name), p.name),
     )
+
+
+def _nothing_in(folder: Path) -> str:
+    inner = []
+    # A folder that may not be entered is no hint.
+    with contextlib.suppress(OSError):
+        inner = sorted(p.name for p in folder.iterdir() if p.is_dir() and _images_in(p))
     if inner:
         return f"source {folder}: no image in it, but in its folder {inner[0]!r}; give that one"
     endings = " ".join(sorted(IMAGE_SUFFIXES))
@@ -157,4 +174,5 @@ def _nothing_in(folder: Path) -> str:
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     parts = re.split(r"(\d+)", name.lower())
-    return [(0, int(p), "") if p.isdigit() else (1, 0, p) for p in parts]
+    # isdecimal, as the pattern: superscript digits are digits that int() refuses.
+    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -268,7 +269,11 @@ def _run(
         for chunk in chunks:
             yield _compose_chunk(sources, size, out, split, chunk)
         return
-    with ProcessPoolExecutor(workers, initializer=_open_worker, initargs=(sources,)) as pool:
+    # Spawned, not forked: a fork copies OpenCV's locked thread pool and can wait for ever.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, mp_context=spawn, initializer=_open_worker, initargs=(sources,)
+    ) as pool:
         futures = [pool.submit(_work_chunk, size, out, split, chunk) for chunk in chunks]
         for future in futures:
             yield future.result()

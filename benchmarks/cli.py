@@ -1,0 +1,207 @@
+"""``leukoscope bench``: peers, session-options, virtual.
+
+Owns flags and tables. Does not own measuring.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edge_runtime.film_report import RESEARCH_USE
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=f"Measure speed and memory, ours and the peers'. {RESEARCH_USE}",
+)
+
+_HEADINGS = {
+    "fields_per_s": "fields/s",
+    "first_result_s": "first, s",
+    "peak_memory_mb": "MB",
+    "others_share": "others",
+    "p50_ms": "p50, ms",
+    "p95_ms": "p95, ms",
+    "optics_setup_ms": "set-up, ms",
+    "resolution_px": "pixels",
+}
+_RESULTS = Path("benchmarks") / "results"
+BundleOption = Annotated[
+    Path | None, typer.Option(help="bundle folder or file [default: shipped demo]")
+]
+ThreadsOption = Annotated[int, typer.Option(min=1, help="processor threads for inference")]
+
+
+@app.command()
+def peers(
+    checkpoint: Annotated[Path, typer.Option(help="best.pt of the bundle's training run")],
+    images: Annotated[list[Path], typer.Option(help="folder of images; may be given again")],
+    threads: ThreadsOption = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds")] = 3,
+    fields: Annotated[int, typer.Option(min=2, help="at least so many fields per run")] = 400,
+    bundle: BundleOption = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "peers.json",
+) -> None:
+    """Compare leukoscope run with Ultralytics and with a bare ONNX Runtime loop.
+
+    Ends with exit code 1 when the two detectors do not find the same cells.
+    """
+    from benchmarks.float_model import float_onnx
+    from benchmarks.machine import machine_facts, write_result
+    from benchmarks.peers import Comparison, compare
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    place = bundle or shipped_bundle_path()
+    with tempfile.TemporaryDirectory(prefix="leukoscope-float-") as scratch:
+        typer.echo("exporting the float model", err=True)
+        onnx = float_onnx(checkpoint, open_bundle(place), Path(scratch))
+        plan = Comparison(onnx, place, images, threads=threads, rounds=rounds, fields=fields)
+        result = compare(plan, _say)
+    write_result(out, "leukoscope run against its peers", facts, result)
+    _print_peers(result)
+    typer.echo(f"written to {out}")
+    if result["agreement"] is not None and not result["agreement"]["same_cells"]:
+        typer.echo("the detectors do not find the same cells: the rates mean nothing", err=True)
+        raise typer.Exit(1)
+
+
+@app.command("session-options")
+def session_options(
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="best.pt, to measure its float model as well")
+    ] = None,
+    threads: ThreadsOption = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.01, help="per cell and round")] = 1.5,
+    bundle: BundleOption = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS
+    / "session_options.json",
+) -> None:
+    """Measure ONNX Runtime's threads and spinning, idle and beside a busy core."""
+    import hashlib
+
+    from benchmarks.float_model import float_onnx
+    from benchmarks.machine import machine_facts, write_result
+    from benchmarks.session_options import measure_session_options
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    opened = open_bundle(bundle or shipped_bundle_path())
+    artifact = opened.artifact_for("cpu")
+    models: dict[str, bytes] = {artifact.precision: opened.contents[artifact.path]}
+    if checkpoint is not None:
+        with tempfile.TemporaryDirectory(prefix="leukoscope-float-") as scratch:
+            typer.echo("exporting the float model", err=True)
+            models["float32"] = float_onnx(checkpoint, opened, Path(scratch)).read_bytes()
+    result = measure_session_options(
+        models,
+        opened.manifest.detector.input,
+        threads=threads,
+        seconds=seconds,
+        rounds=rounds,
+        progress=_say,
+    )
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in models.items()}
+    write_result(
+        out,
+        "ONNX Runtime session options",
+        facts,
+        {"bundle": opened.id, "models_sha256": digests, **result},
+    )
+    _print_rows(
+        "ONNX Runtime session options",
+        result["rows"],
+        ("model", "options", "surroundings", "p50_ms", "p95_ms", "fields_per_s", "others_share"),
+    )
+    typer.echo(f"written to {out}")
+
+
+@app.command()
+def virtual(
+    frames: Annotated[int, typer.Option(min=1, help="fields per profile and size")] = 40,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "virtual.json",
+) -> None:
+    """Measure the virtual microscope: film set-up and rendering of one field."""
+    from benchmarks.machine import machine_facts, write_result
+    from benchmarks.virtual import measure_virtual
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    result = measure_virtual(frames=frames, progress=_say)
+    write_result(out, "virtual microscope", facts, result)
+    _print_rows(
+        "virtual microscope",
+        result["rows"],
+        ("profile", "resolution_px", "p50_ms", "p95_ms", "optics_setup_ms", "others_share"),
+    )
+    _print_targets(result["targets"], "measured")
+    typer.echo(f"written to {out}")
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print_peers(result: dict[str, Any]) -> None:
+    rows = [{"contender": name, **row} for name, row in result["contenders"].items()]
+    _print_rows(
+        f"{result['fields_per_run']} fields, {result['threads']} threads, median of "
+        f"{result['rounds']} rounds",
+        rows,
+        (
+            "contender",
+            "fields_per_s",
+            "first_result_s",
+            "peak_memory_mb",
+            "others_share",
+        ),
+    )
+    _print_targets(result["targets"], "ratio")
+    same = result["agreement"]
+    if same is not None:
+        typer.echo(
+            f"same cells: {same['share']:.1%} of {same['cells']} ours and {same['peer_cells']} "
+            f"theirs, in {same['fields']} fields examined in one window; doubles: "
+            f"{same['doubles']} ours, {same['peer_doubles']} theirs"
+        )
+
+
+def _print_rows(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.machine import BUSY_SHARE
+
+    table = Table(title=title)
+    for column in columns:
+        named = not any(isinstance(row.get(column), float) for row in rows)
+        table.add_column(
+            _HEADINGS.get(column, column), justify="left" if named else "right", no_wrap=named
+        )
+    for row in rows:
+        table.add_row(*(_text(row.get(column)) for column in columns))
+    Console().print(table)
+    if any(row["others_share"] > BUSY_SHARE for row in rows):
+        typer.echo("other programs were running: do not keep these figures", err=True)
+
+
+def _print_targets(targets: list[dict[str, Any]], figure: str) -> None:
+    for target in targets:
+        bound = "at least" if "at_least" in target else "at most"
+        wanted = target.get("at_least", target.get("at_most"))
+        word = "met" if target["met"] else "NOT MET"
+        typer.echo(f"{word}: {target['name']}: {target[figure]:.3g}, {bound} {wanted:.3g}")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, list):
+        return " x ".join(str(part) for part in value)
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,150 @@
+"""Drawing a calibration set: seeded, and the same number from every domain.
+
+Owns the draw and everything it refuses. There is no fallback: without pictures there are
+no ranges, and random or assumed ones are never made up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from calibration.dataset import CalibrationImage, CalibrationSet, preprocessing_id
+from edge_runtime.bundle import InputSpec
+from edge_runtime.errors import DataError, FrameError
+from edge_runtime.image_file import decode_image
+
+# Published int8 tables that halve a detector's accuracy go back to eight calibration
+# pictures; 500 and more are recommended. A small site's own films must remain enough.
+DEFAULT_IMAGES = 600
+DEFAULT_MINIMUM = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Pictures of one domain to draw from.
+
+    Attributes:
+        folder: what ``files`` are in; recorded names are relative to it.
+    """
+
+    domain: str
+    folder: Path
+    files: tuple[Path, ...]
+
+
+def draw_calibration_set(
+    pools: Sequence[Pool],
+    spec: InputSpec,
+    *,
+    images: int = DEFAULT_IMAGES,
+    minimum: int = DEFAULT_MINIMUM,
+    seed: int = 0,
+    evaluation_hashes: Collection[str] = (),
+) -> CalibrationSet:
+    """Draws equally many pictures from every domain.
+
+    The smallest domain decides: with 140 pictures in one of four domains and 600 wanted,
+    140 are taken from each, because a set that leans to one microscope gives ranges that
+    clip on the others. Copies of one file count once. Files the device would skip are
+    passed over.
+
+    Args:
+        pools: training pictures, one pool per domain.
+        spec: how the device makes tensors of them.
+        images: how many pictures in all, at most.
+        minimum: fewer are refused.
+        seed: of the draw.
+        evaluation_hashes: SHA-256 of every file that the result is judged on.
+
+    Raises:
+        DataError: no pictures, too few, or some that are also evaluated on.
+    """
+    if not pools or not any(pool.files for pool in pools):
+        raise DataError(
+            "no calibration data: int8 ranges are measured on training pictures and never "
+            "assumed; give a training run with its data"
+        )
+    candidates = {pool.domain: _unique(pool) for pool in pools}
+    if len(candidates) != len(pools):
+        raise DataError("calibration: a domain is given twice; every domain needs its own name")
+    _refuse_evaluated(candidates, set(evaluation_hashes))
+    rng = np.random.default_rng(seed)
+    wanted = images // len(pools)
+    drawn = {
+        domain: _usable(candidates[domain], rng, wanted) for domain in sorted(candidates)
+    }
+    smallest = min(drawn, key=lambda domain: len(drawn[domain]))
+    each = len(drawn[smallest])
+    if each * len(pools) < minimum or each == 0:
+        raise DataError(
+            f"calibration: {each * len(pools)} pictures, {each} from each of {len(pools)} "
+            f"domains, but at least {max(minimum, len(pools))} are needed; "
+            f"{smallest!r} has {len(candidates[smallest])}: add to it or ask for more"
+        )
+    folders = {pool.domain: pool.folder for pool in pools}
+    chosen = [
+        CalibrationImage(
+            domain=domain, file=path.relative_to(folders[domain]).as_posix(), sha256=digest
+        )
+        for domain, group in drawn.items()
+        for path, digest in group[:each]
+    ]
+    chosen.sort(key=lambda image: (image.domain, image.file))
+    return CalibrationSet(seed=seed, preprocessing=preprocessing_id(spec), images=tuple(chosen))
+
+
+def hash_files(files: Sequence[Path]) -> list[str]:
+    """SHA-256 of every file.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    return [_sha256(path) for path in files]
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; mend the data folder") from error
+
+
+def _unique(pool: Pool) -> list[tuple[Path, str]]:
+    """Files with their hashes in the order of names, one for every content."""
+    seen: dict[str, Path] = {}
+    for path in sorted(pool.files):
+        seen.setdefault(_sha256(path), path)
+    return [(path, digest) for digest, path in seen.items()]
+
+
+def _refuse_evaluated(candidates: dict[str, list[tuple[Path, str]]], evaluated: set[str]) -> None:
+    shared = [
+        path for group in candidates.values() for path, digest in group if digest in evaluated
+    ]
+    if shared:
+        raise DataError(
+            f"calibration: {len(shared)} training pictures are also evaluated on, the first "
+            f"{shared[0]}; accuracy measured with them would be worthless, remove them from one"
+        )
+
+
+def _usable(
+    candidates: list[tuple[Path, str]], rng: np.random.Generator, wanted: int
+) -> list[tuple[Path, str]]:
+    """Up to ``wanted`` pictures in random order, those the device would skip left out."""
+    found: list[tuple[Path, str]] = []
+    for index in rng.permutation(len(candidates)):
+        if len(found) == wanted:
+            break
+        path, digest = candidates[index]
+        try:
+            decode_image(path.read_bytes())
+        except FrameError:
+            continue
+        found.append((path, digest))
+    return found

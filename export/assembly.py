@@ -1,0 +1,324 @@
+"""From float ONNX to a bundle draft: calibrate, quantise, compare, choose, describe.
+
+Owns the order of these steps and what each is judged on. Does not own any step itself,
+nor the decision to write (the caller checks ``ExportResult.passed`` first).
+
+Which fields serve what: training pictures set the ranges; validation fields decide the
+gate, the range method and the operating point; test fields are only measured on, last.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from calibration.accuracy import (
+    DetectionMetrics,
+    LabelledFinds,
+    OperatingPoint,
+    choose_operating_point,
+    evaluate_detections,
+)
+from calibration.dataset import CalibrationSet
+from calibration.fields import LabelledField
+from calibration.ranges import METHODS, Method, calibration_tensors, measure_ranges
+from calibration.sampling import (
+    DEFAULT_IMAGES,
+    DEFAULT_MINIMUM,
+    draw_calibration_set,
+    hash_files,
+)
+from edge_runtime.backends import backend_row, open_backend
+from edge_runtime.bundle import Artifact, CalibrationSummary, DetectorSpec, WorkingScale
+from edge_runtime.errors import BackendError, SettingsError
+from export.bundle_writer import DEFAULT_SCALE, DEFAULT_THRESHOLDS, BundleDraft, detector_spec
+from export.cards import CARD_NAME, CardText, model_card, render_card
+from export.evaluation import find_in_domains
+from export.graph import convolution_work, load_graph
+from export.parity import ALLOWED_POINTS, ParityResult, parity_gate
+from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
+from export.training_run import TrainingRun
+
+BEST = "best"
+METHOD_CHOICES = (*METHODS, BEST)
+CALIBRATION_NAME = "calibration.json"
+CPU = Artifact(
+    path="detector.cpu.int8.onnx", runtime="cpu", precision="int8",
+    quantisation="static Q/DQ, uint8 activations, int8 weights per channel, last layers float",
+)
+TENSORRT = Artifact(
+    path="detector.tensorrt.int8.onnx", runtime="tensorrt", precision="int8",
+    quantisation="static Q/DQ, symmetric int8, weights per channel, last layers float",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What a person can decide about an export.
+
+    Attributes:
+        method: how ranges are found; ``best`` tries all and takes the one that loses least.
+        score: operating point; None chooses it on the validation fields.
+        date: of the measurement, as written into the card.
+    """
+
+    name: str
+    version: str
+    date: str
+    calibration_images: int = DEFAULT_IMAGES
+    calibration_minimum: int = DEFAULT_MINIMUM
+    seed: int = 0
+    method: str = "minmax"
+    allowed_points: float = ALLOWED_POINTS
+    score: float | None = None
+    working_scale: WorkingScale = DEFAULT_SCALE
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.method not in METHOD_CHOICES:
+            raise SettingsError(
+                f"calibration method {self.method!r}: choose one of {', '.join(METHOD_CHOICES)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class GateRow:
+    """The verdict on one artifact as one backend runs it."""
+
+    artifact: str
+    backend: str
+    parity: ParityResult
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactFacts:
+    """Size and the share of convolution work between Q/DQ pairs, 0..1."""
+
+    path: str
+    size: int
+    quantised_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """A draft and everything it was judged by."""
+
+    draft: BundleDraft
+    calibration: CalibrationSet
+    method: str
+    gate: tuple[GateRow, ...]
+    operating_point: OperatingPoint
+    float_test: Mapping[str, DetectionMetrics]
+    int8_test: Mapping[str, DetectionMetrics]
+    artifacts: tuple[ArtifactFacts, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Every artifact, on every backend it was tried on, in every domain."""
+        return all(row.parity.passed for row in self.gate)
+
+
+def assemble(
+    run: TrainingRun,
+    float_model: bytes,
+    card: CardText,
+    options: ExportOptions,
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> ExportResult:
+    """Makes and measures both int8 artifacts.
+
+    Args:
+        run: where the data is.
+        float_model: the run's checkpoint as float ONNX.
+        card: what people wrote of the model.
+        options: see there.
+        say: told every step.
+
+    Raises:
+        DataError: no, too little or unusable data.
+        BackendError: a backend refuses a graph.
+    """
+    spec = detector_spec(
+        architecture=run.architecture,
+        image_size=run.image_size,
+        artifacts=[CPU, TENSORRT],
+        working_scale=options.working_scale,
+    )
+    validation, test = run.validation_fields(), run.test_fields()
+    say("drawing the calibration set")
+    calibration = _draw(run, spec, options, [*validation.values(), *test.values()])
+    say(f"float model on {_count(validation)} validation fields")
+    measure = _Measurement(spec, validation, options)
+    float_finds = measure.finds(float_model, "onnxruntime")
+    float_ap = measure.ap(float_finds)
+
+    def quantise(method: Method) -> dict[str, bytes]:
+        say(f"ranges on {len(calibration.images)} pictures, {method}")
+        ranges = measure_ranges(
+            float_model,
+            tensors_to_measure(float_model),
+            lambda: calibration_tensors(
+                calibration, {pool.domain: pool.folder for pool in run.pools()}, spec.input
+            ),
+            method=method,
+        )
+        return {
+            CPU.path: quantise_for_cpu(float_model, ranges),
+            TENSORRT.path: quantise_for_tensorrt(float_model, ranges),
+        }
+
+    tried: dict[Method, tuple[dict[str, bytes], dict[str, LabelledFinds], ParityResult]] = {}
+    for method in METHODS:
+        if options.method in (method, BEST):
+            models = quantise(method)
+            say(f"{CPU.path} on onnxruntime, {method}")
+            finds = measure.finds(models[CPU.path], "onnxruntime")
+            parity = parity_gate(
+                float_ap, measure.ap(finds), allowed_points=options.allowed_points
+            )
+            say(f"{method}: worst domain {parity.worst.domain} "
+                f"loses {parity.worst.lost_points:.2f} points")
+            tried[method] = models, finds, parity
+    chosen = min(tried, key=lambda method: tried[method][2].worst.lost_points)
+    models, int8_finds, parity = tried[chosen]
+    gate = [GateRow(CPU.path, "onnxruntime", parity)]
+    others = [(TENSORRT.path, "onnxruntime")]
+    if _runs_here("openvino"):
+        others.insert(0, (CPU.path, "openvino"))
+    for path, backend in others:
+        say(f"{path} on {backend}")
+        ap = measure.ap(measure.finds(models[path], backend))
+        gate.append(
+            GateRow(
+                path, backend, parity_gate(float_ap, ap, allowed_points=options.allowed_points)
+            )
+        )
+    point = _operating_point(int8_finds, options.score)
+    score = point.score
+    say(f"both on {_count(test)} test fields")
+    on_test = _Measurement(spec, test, options)
+    float_test = on_test.metrics(on_test.finds(float_model, "onnxruntime"), score)
+    int8_test = on_test.metrics(on_test.finds(models[CPU.path], "onnxruntime"), score)
+    spec = spec.model_copy(
+        update={"thresholds": DEFAULT_THRESHOLDS.model_copy(update={"score": score})}
+    )
+    draft = _draft(spec, calibration, chosen, card, int8_test, models, options)
+    facts = tuple(
+        ArtifactFacts(path, len(content), convolution_work(load_graph(content)).share)
+        for path, content in models.items()
+    )
+    return ExportResult(
+        draft, calibration, chosen, tuple(gate), point, float_test, int8_test, facts
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measurement:
+    """Models on the same fields in the same way."""
+
+    spec: DetectorSpec
+    fields: Mapping[str, Sequence[LabelledField]]
+    options: ExportOptions
+
+    def finds(self, model: bytes, backend: str) -> dict[str, LabelledFinds]:
+        """What a model finds, with the truth, per domain."""
+        return find_in_domains(
+            self.spec, model, self.fields, backend=backend, threads=self.options.threads
+        )
+
+    def metrics(
+        self, finds: Mapping[str, LabelledFinds], score: float
+    ) -> dict[str, DetectionMetrics]:
+        """Figures per domain at an operating point."""
+        return {
+            name: evaluate_detections(truth, found, score=score)
+            for name, (truth, found) in finds.items()
+        }
+
+    def ap(self, finds: Mapping[str, LabelledFinds]) -> dict[str, float]:
+        """AP50-95 per domain; no operating point enters it."""
+        return {name: figures.ap for name, figures in self.metrics(finds, 0.5).items()}
+
+
+def _draw(
+    run: TrainingRun,
+    spec: DetectorSpec,
+    options: ExportOptions,
+    judged_on: Sequence[Sequence[LabelledField]],
+) -> CalibrationSet:
+    evaluated = hash_files([item.image for fields in judged_on for item in fields])
+    return draw_calibration_set(
+        run.pools(),
+        spec.input,
+        images=options.calibration_images,
+        minimum=options.calibration_minimum,
+        seed=options.seed,
+        evaluation_hashes=evaluated,
+    )
+
+
+def _operating_point(finds: Mapping[str, LabelledFinds], score: float | None) -> OperatingPoint:
+    if score is None:
+        return choose_operating_point(finds)
+    figures = {
+        name: evaluate_detections(truth, found, score=score)
+        for name, (truth, found) in finds.items()
+    }
+    f1 = [2 * f.recall * f.precision / max(f.recall + f.precision, 1e-12) for f in figures.values()]
+    return OperatingPoint(
+        score=score,
+        f1=sum(f1) / len(f1),
+        recall={name: each.recall for name, each in figures.items()},
+        precision={name: each.precision for name, each in figures.items()},
+    )
+
+
+def _draft(
+    spec: DetectorSpec,
+    calibration: CalibrationSet,
+    method: str,
+    card: CardText,
+    metrics: Mapping[str, DetectionMetrics],
+    models: Mapping[str, bytes],
+    options: ExportOptions,
+) -> BundleDraft:
+    with open_backend(backend_row("onnxruntime"), models[CPU.path], threads=1) as loaded:
+        ran_on = f"{loaded.facts.name} {loaded.facts.version}, {platform.machine()}"
+    described = model_card(
+        card, metrics, metrics_of=f"{CPU.path}, test splits, {ran_on}, {options.date}"
+    )
+    summary = CalibrationSummary(
+        digest=calibration.digest,
+        images=len(calibration.images),
+        domains=calibration.domains,
+        method=method,
+    )
+    page = render_card(
+        described, spec, summary, bundle_id=f"{options.name}-{options.version}"
+    )
+    return BundleDraft(
+        name=options.name,
+        version=options.version,
+        detector=spec,
+        calibration=summary,
+        model_card=described,
+        contents={
+            **models,
+            CARD_NAME: page.encode(),
+            CALIBRATION_NAME: calibration.to_json().encode(),
+        },
+    )
+
+
+def _runs_here(backend: str) -> bool:
+    try:
+        backend_row(backend)
+    except BackendError:
+        return False
+    return True
+
+
+def _count(fields: Mapping[str, Sequence[LabelledField]]) -> int:
+    return sum(len(group) for group in fields.values())

@@ -1,0 +1,252 @@
+"""Writing bundles: one manifest, its files, the same bytes for the same content.
+
+Owns the layout on disk, what the manifest says of a detector's input and output, and the
+defaults a detector is shipped with. Does not own how artifacts are made nor the
+manifest's fields (see ``edge_runtime.bundle``, which also verifies what is written here).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from edge_runtime.bundle import (
+    BUNDLE_SCHEMA,
+    MANIFEST_NAME,
+    Artifact,
+    Bundle,
+    BundledFile,
+    CalibrationSummary,
+    DetectorSpec,
+    InputSpec,
+    Manifest,
+    ModelCard,
+    OutputSpec,
+    Thresholds,
+    WorkingScale,
+    open_bundle,
+)
+from edge_runtime.errors import BundleError, StoreError
+from edge_runtime.film_report import RESEARCH_USE
+
+# A shipped bundle travels in the repository and over a clinic's mobile link.
+LARGEST_BUNDLE_BYTES = 8_000_000
+CLASSES = ("WBC",)
+# Cells of 64 px in a 320 px input are large enough for their outline and leave some 25
+# cells' room in a window; below 40 px recall falls. A white cell measures about 13 um.
+DEFAULT_SCALE = WorkingScale(
+    cell_px=64, min_cell_px=40, cell_um=13, probe_score=0.4, max_windows=48
+)
+# Cells touch but do not lie on each other: boxes that share more are one cell.
+DEFAULT_THRESHOLDS = Thresholds(score=0.4, nms_iou=0.6, max_cells=300)
+# The grey that training letterboxes with.
+_PAD_VALUE = 114
+# The earliest date zip can hold; a real one would make equal bundles differ.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+_ZIP_MODE = 0o100644 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class BundleDraft:
+    """Everything a bundle will hold.
+
+    Attributes:
+        contents: bytes of every file but the manifest, by path inside the bundle.
+    """
+
+    name: str
+    version: str
+    detector: DetectorSpec
+    calibration: CalibrationSummary
+    model_card: ModelCard
+    contents: Mapping[str, bytes]
+
+
+def detector_spec(
+    *,
+    architecture: str,
+    image_size: int,
+    artifacts: Sequence[Artifact],
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    working_scale: WorkingScale = DEFAULT_SCALE,
+) -> DetectorSpec:
+    """The manifest's detector for graphs out of ``export.float_onnx``."""
+    return DetectorSpec(
+        architecture=architecture,
+        classes=CLASSES,
+        input=InputSpec(
+            name="images", width=image_size, height=image_size, scale=1 / 255,
+            pad_value=_PAD_VALUE,
+        ),
+        output=OutputSpec(name="output0", decode="xywh_scores"),
+        thresholds=thresholds,
+        working_scale=working_scale,
+        artifacts=tuple(artifacts),
+    )
+
+
+def write_bundle(
+    draft: BundleDraft, out: Path, *, largest_bytes: int = LARGEST_BUNDLE_BYTES
+) -> Bundle:
+    """Writes a bundle folder, or one file when ``out`` ends in ``.zip``.
+
+    It is put together beside ``out``, opened and verified as a device would, and only
+    then takes the place of an earlier bundle there.
+
+    Returns:
+        The bundle as read back.
+
+    Raises:
+        BundleError: too large, or it would not verify.
+        StoreError: ``out`` is something other than a bundle, or cannot be written.
+    """
+    manifest = _manifest(draft)
+    files = {MANIFEST_NAME: manifest, **draft.contents}
+    total = sum(len(content) for content in files.values())
+    if total > largest_bytes:
+        raise BundleError(
+            f"bundle {draft.name}: {total / 1e6:.1f} MB, at most {largest_bytes / 1e6:g} MB; "
+            "take a smaller model"
+        )
+    _refuse_foreign(out)
+    draft_path = out.parent / f".{out.name}.{secrets.token_hex(4)}"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.suffix == ".zip":
+            _write_zip(files, draft_path)
+        else:
+            _write_folder(files, draft_path)
+        open_bundle(draft_path)
+        _put_in_place(draft_path, out)
+    except OSError as error:
+        raise StoreError(f"{out}: {error.strerror}; choose another folder or free space") from error
+    finally:
+        _remove(draft_path)
+    return open_bundle(out)
+
+
+def write_float_bundle(onnx: Path, out: Path, *, image_size: int) -> Path:
+    """Writes a bundle around a float model, for comparisons; it is not one to ship.
+
+    Args:
+        onnx: out of ``export.float_onnx``.
+        out: bundle folder or ``.zip`` file.
+        image_size: side of the model's input in pixels.
+
+    Raises:
+        BundleError: it would not verify.
+        StoreError: the model cannot be read, or the bundle not written.
+    """
+    try:
+        model = onnx.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{onnx}: {error.strerror}; export the float model first") from error
+    artifact = Artifact(
+        path="detector.float32.onnx", runtime="cpu", precision="float32", quantisation="none"
+    )
+    draft = BundleDraft(
+        name="float-comparison",
+        version="0.0.0",
+        detector=detector_spec(
+            architecture="float comparison", image_size=image_size, artifacts=[artifact]
+        ),
+        calibration=CalibrationSummary(digest="", images=0, domains={}, method="none"),
+        model_card=ModelCard(
+            title="Float model for a comparison",
+            summary="Made by a benchmark; the operating point is a default, not a choice.",
+            limits=(RESEARCH_USE,), licence="AGPL-3.0-or-later", training_data=(), metrics={},
+            metrics_of="not measured",
+        ),
+        contents={artifact.path: model},
+    )
+    # Four bytes a weight: the limit is one for shipping.
+    write_bundle(draft, out, largest_bytes=2 * LARGEST_BUNDLE_BYTES + len(model))
+    return out
+
+
+def _manifest(draft: BundleDraft) -> bytes:
+    if MANIFEST_NAME in draft.contents:
+        raise BundleError(f"bundle {draft.name}: {MANIFEST_NAME} is written, not given")
+    try:
+        manifest = Manifest(
+            schema_version=BUNDLE_SCHEMA,
+            name=draft.name,
+            version=draft.version,
+            research_use=RESEARCH_USE,
+            files=tuple(
+                BundledFile(
+                    path=path, sha256=hashlib.sha256(content).hexdigest(), size=len(content)
+                )
+                for path, content in sorted(draft.contents.items())
+            ),
+            detector=draft.detector,
+            calibration=draft.calibration,
+            model_card=draft.model_card,
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"bundle {draft.name!r}: {where}: {first['msg']}") from error
+    document = manifest.model_dump(mode="json")
+    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _refuse_foreign(out: Path) -> None:
+    """An earlier bundle may be replaced; anything else at that place is somebody's."""
+    if out.suffix == ".zip":
+        if out.is_dir() or (out.exists() and not zipfile.is_zipfile(out)):
+            raise StoreError(f"{out}: exists and is no bundle file; choose another name")
+    elif out.exists() and not (out / MANIFEST_NAME).is_file() and not _is_empty(out):
+        raise StoreError(f"{out}: exists and holds no bundle; choose an empty or new folder")
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _write_folder(files: Mapping[str, bytes], folder: Path) -> None:
+    for name, content in sorted(files.items()):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+
+def _write_zip(files: Mapping[str, bytes], path: Path) -> None:
+    """Stored, not compressed: int8 weights hardly shrink, and zlib's output has versions."""
+    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
+        for name, content in sorted(files.items()):
+            entry = zipfile.ZipInfo(name, _ZIP_DATE)
+            entry.external_attr = _ZIP_MODE
+            # Otherwise the writing system's number: the bytes would differ by platform.
+            entry.create_system = 3
+            archive.writestr(entry, content)
+
+
+def _put_in_place(made: Path, out: Path) -> None:
+    if not out.is_dir():
+        made.replace(out)
+        return
+    # A folder cannot be replaced in one step; the old one steps aside until the new is in.
+    aside = made.with_name(f"{made.name}.old")
+    out.rename(aside)
+    try:
+        made.rename(out)
+    except OSError:
+        aside.rename(out)
+        raise
+    shutil.rmtree(aside)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,151 @@
+"""The model card: what people wrote of a model, joined with what was measured.
+
+Owns reading the card file and rendering ``model_card.md``. Does not own the figures.
+Page and manifest are made of the same object, so they cannot say different things.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from calibration.accuracy import DetectionMetrics
+from edge_runtime.bundle import CalibrationSummary, DetectorSpec, ModelCard
+from edge_runtime.errors import DataError
+from edge_runtime.film_report import RESEARCH_USE
+
+CARD_NAME = "model_card.md"
+_COUNTS = frozenset({"fields", "cells"})
+
+
+class CardText(BaseModel):
+    """What a person writes; figures come from the export."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field(min_length=1)
+    summary: str = Field(min_length=1)
+    limits: tuple[str, ...] = Field(min_length=1)
+    licence: str = Field(min_length=1)
+    training_data: tuple[str, ...] = Field(min_length=1)
+
+
+def load_card(path: Path) -> CardText:
+    """Reads a card file (YAML).
+
+    Raises:
+        DataError: it is missing, no YAML, or lacks something a card must say.
+    """
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"model card {path}: {error.strerror}; give --card a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"model card {path}: not YAML: {' '.join(str(error).split())}") from error
+    try:
+        card = CardText.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise DataError(f"model card {path}: {where}: {first['msg']}") from error
+    return card.model_copy(update={"summary": " ".join(card.summary.split())})
+
+
+def model_card(
+    text: CardText, metrics: Mapping[str, DetectionMetrics], *, metrics_of: str
+) -> ModelCard:
+    """The manifest's card.
+
+    Args:
+        text: what the card file says.
+        metrics: per evaluation domain.
+        metrics_of: artifact, machine and date of the metrics.
+    """
+    return ModelCard(
+        title=text.title,
+        summary=text.summary,
+        limits=text.limits,
+        licence=text.licence,
+        training_data=text.training_data,
+        metrics={
+            domain: {
+                "fields": measured.images,
+                "cells": measured.cells,
+                # More digits than a few hundred cells can carry would feign precision.
+                "AP50-95": round(measured.ap, 4),
+                "AP50": round(measured.ap50, 4),
+                "AR": round(measured.ar, 4),
+                "recall": round(measured.recall, 4),
+                "precision": round(measured.precision, 4),
+            }
+            for domain, measured in metrics.items()
+        },
+        metrics_of=metrics_of,
+    )
+
+
+def render_card(
+    card: ModelCard, detector: DetectorSpec, calibration: CalibrationSummary, *, bundle_id: str
+) -> str:
+    """The card as a Markdown page."""
+    names = list(dict.fromkeys(name for values in card.metrics.values() for name in values))
+    table = [
+        "| domain | " + " | ".join(names) + " |",
+        "|---|" + "---:|" * len(names),
+        *(
+            f"| {domain} | " + " | ".join(_say(name, values) for name in names) + " |"
+            for domain, values in card.metrics.items()
+        ),
+    ]
+    domains = ", ".join(f"{name} {count}" for name, count in calibration.domains.items())
+    return "\n".join(
+        [
+            f"# {card.title}",
+            "",
+            f"**{RESEARCH_USE}**",
+            "",
+            card.summary,
+            "",
+            f"- Bundle: {bundle_id}",
+            f"- Detector: {detector.architecture}; input {detector.input.width} x "
+            f"{detector.input.height} px; classes: {', '.join(detector.classes)}",
+            f"- Operating point: score {detector.thresholds.score:g}",
+            *(
+                f"- `{artifact.path}`: {artifact.runtime}, {artifact.precision}, "
+                f"{artifact.quantisation}"
+                for artifact in detector.artifacts
+            ),
+            f"- Licence: {card.licence}",
+            "",
+            "## What it is not",
+            "",
+            *(f"- {limit}" for limit in card.limits),
+            "",
+            "## How good it is",
+            "",
+            f"Measured: {card.metrics_of}. COCO definitions; recall and precision at the "
+            "operating point, IoU 0.5.",
+            "",
+            *table,
+            "",
+            "## What it was trained on",
+            "",
+            *(f"- {line}" for line in card.training_data),
+            "",
+            "## What its int8 ranges were measured on",
+            "",
+            f"{calibration.images} training pictures ({domains}), method {calibration.method}, "
+            f"digest `{calibration.digest}`.",
+            "",
+        ]
+    )
+
+
+def _say(name: str, values: Mapping[str, float]) -> str:
+    if name not in values:
+        return "–"
+    return f"{values[name]:.0f}" if name in _COUNTS else f"{values[name]:.3f}"

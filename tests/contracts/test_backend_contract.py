@@ -1,0 +1,155 @@
+"""What every inference backend must keep; one that is absent here is skipped with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+
+import numpy as np
+import pytest
+
+from edge_runtime.backends import (
+    AUTO,
+    BACKENDS,
+    BackendRow,
+    InferenceBackend,
+    backend_row,
+    open_backend,
+)
+from edge_runtime.errors import BackendError
+from edge_runtime.types import Float32Array
+from tests.support import SIDE, paint_field
+
+
+@pytest.fixture(params=BACKENDS, ids=lambda row: row.name)
+def row(request: pytest.FixtureRequest) -> BackendRow:
+    wanted: BackendRow = request.param
+    reason = import_module(wanted.module).unsupported_reason()
+    if reason is not None:
+        pytest.skip(f"{wanted.name}: {reason}")
+    return wanted
+
+
+@pytest.fixture
+def backend(row: BackendRow, toy_model: bytes) -> Iterator[InferenceBackend]:
+    with open_backend(row, toy_model, threads=2) as opened:
+        yield opened
+
+
+def tensor(seed: int) -> Float32Array:
+    rng = np.random.default_rng(seed)
+    x, y, size = rng.uniform(40, 120), rng.uniform(40, 120), rng.uniform(12, 40)
+    field = paint_field(SIDE, SIDE, [(x, y, size)], seed=seed)
+    return np.asarray(field.transpose(2, 0, 1)[None] / 255, np.float32, order="C")
+
+
+def test_it_tells_the_models_tensors(backend: InferenceBackend) -> None:
+    assert [(spec.name, spec.shape) for spec in backend.inputs] == [("images", (1, 3, SIDE, SIDE))]
+    assert [spec.name for spec in backend.outputs] == ["output"]
+    assert backend.outputs[0].shape[:2] == (1, 5)
+
+
+def test_it_tells_what_really_runs(row: BackendRow, backend: InferenceBackend) -> None:
+    facts = backend.facts
+    assert facts.name == row.name
+    assert facts.version[0].isdigit()
+    assert "CPU" in facts.device
+    assert backend.streams == 2
+
+
+def test_it_returns_every_output_as_float32(backend: InferenceBackend) -> None:
+    result = backend.infer({"images": tensor(1)})
+    assert list(result) == ["output"]
+    assert result["output"].dtype == np.float32
+    assert result["output"].shape == backend.outputs[0].shape
+    assert np.isfinite(result["output"]).all()
+    assert result["output"][0, 4].max() > 0.5
+
+
+def test_results_outlive_the_next_call(backend: InferenceBackend) -> None:
+    first = backend.infer({"images": tensor(1)})["output"]
+    kept = first.copy()
+    backend.infer({"images": tensor(2)})
+    assert np.array_equal(first, kept)
+
+
+def test_calls_from_several_threads_answer_as_one_does(backend: InferenceBackend) -> None:
+    inputs = [tensor(seed) for seed in range(8)]
+    alone = [backend.infer({"images": value})["output"] for value in inputs]
+    assert not np.allclose(alone[0], alone[1])
+    # More callers than streams: they wait or share, and never mix their answers up.
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda i: backend.infer({"images": inputs[i % 8]}), range(48)))
+    for number, result in enumerate(together):
+        np.testing.assert_allclose(result["output"], alone[number % 8], rtol=1e-5, atol=1e-5)
+
+
+def test_the_input_is_left_as_it_was(backend: InferenceBackend) -> None:
+    value = tensor(3)
+    before = value.copy()
+    backend.infer({"images": value})
+    assert np.array_equal(value, before)
+
+
+@pytest.mark.parametrize("model", [b"", b"no model", bytes(4096)], ids=["empty", "text", "zeros"])
+def test_rubbish_is_refused_in_one_line(row: BackendRow, model: bytes) -> None:
+    with pytest.raises(BackendError) as refusal:
+        open_backend(row, model, threads=1)
+    assert row.name in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.9, 0.999])
+def test_half_a_model_is_refused(row: BackendRow, toy_model: bytes, share: float) -> None:
+    with pytest.raises(BackendError):
+        open_backend(row, toy_model[: int(len(toy_model) * share)], threads=1)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"pictures": np.zeros((1, 3, SIDE, SIDE), np.float32)},
+        {"images": np.zeros((1, 3, SIDE, SIDE + 8), np.float32)},
+        {"images": np.zeros((3, SIDE, SIDE), np.float32)},
+    ],
+    ids=["none", "name", "size", "rank"],
+)
+def test_arrays_that_do_not_fit_are_a_backend_error(
+    backend: InferenceBackend, arrays: dict[str, Float32Array]
+) -> None:
+    with pytest.raises(BackendError) as refusal:
+        backend.infer(arrays)
+    assert "\n" not in str(refusal.value)
+    # One bad call does not use the backend up.
+    assert backend.infer({"images": tensor(1)})["output"][0, 4].max() > 0.5
+
+
+@pytest.mark.parametrize("wanted", BACKENDS, ids=lambda row: row.name)
+def test_an_absent_library_is_named_with_its_remedy(
+    wanted: BackendRow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module(wanted.module)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    reason = module.unsupported_reason()
+    assert "pip install" in reason
+    assert wanted.extra is None or f"leukoscope[{wanted.extra}]" in reason
+    with pytest.raises(BackendError, match=r"pip install") as refusal:
+        backend_row(wanted.name)
+    assert wanted.name in str(refusal.value)
+
+
+def test_auto_never_goes_on_without_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert backend_row(AUTO) == BACKENDS[0]
+    module = import_module(BACKENDS[0].module)
+    monkeypatch.setattr(module, "unsupported_reason", lambda: "taken away")
+    with pytest.raises(BackendError, match="taken away"):
+        backend_row(AUTO)
+
+
+@pytest.mark.parametrize("name", ["", "onnx", "ONNXRUNTIME", "tensorrt"])
+def test_an_unknown_backend_lists_the_known_ones(name: str) -> None:
+    with pytest.raises(BackendError) as refusal:
+        backend_row(name)
+    assert all(row.name in str(refusal.value) for row in BACKENDS)
