@@ -182,7 +182,7 @@ def _print_rows(title: str, rows: list[dict[str, Any]], columns: tuple[str, ...]
     for column in columns:
         named = not any(isinstance(row.get(column), float) for row in rows)
         table.add_column(
-            _HEADINGS.get(column, column), justify="left" if named else "right", no_wrap=named
+            _HEADINGS.get(column, column), justify="left" if named else "right", no_wrap=not named
         )
     for row in rows:
         table.add_row(*(_text(row.get(column)) for column in columns))

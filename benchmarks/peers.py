@@ -33,7 +33,8 @@ from edge_runtime.bundle import Bundle, open_bundle
 from edge_runtime.errors import DataError, LeukoscopeError
 from edge_runtime.image_file import IMAGE_SUFFIXES
 
-_RUN_LIMIT_S = 900
+# Far above what the slowest board needs; a contender that hangs ends the comparison.
+_RUN_LIMIT_S = 300
 _WARM_UP_FIELDS = 8
 # What a program needs to start at all; nothing that tunes threads or libraries.
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "SYSTEMROOT", "USERPROFILE")
@@ -264,15 +265,21 @@ class _Runner:
         }
         job_file.write_text(json.dumps(job), encoding="utf-8")
         before, started = WorkMeter.read(), time.monotonic()
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.contender", str(job_file)],
-            cwd=self._scratch,
-            env=_environment(self._plan.threads, self._scratch),
-            capture_output=True,
-            text=True,
-            timeout=_RUN_LIMIT_S,
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.contender", str(job_file)],
+                cwd=self._scratch,
+                env=_environment(self._plan.threads, self._scratch),
+                capture_output=True,
+                text=True,
+                timeout=_RUN_LIMIT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LeukoscopeError(
+                f"contender {contender.name}: no result after {_RUN_LIMIT_S} s; it hangs, or "
+                "give fewer --fields"
+            ) from error
         after = WorkMeter.read()
         shutil.rmtree(report, ignore_errors=True)
         if done.returncode != 0 or not result_file.is_file():

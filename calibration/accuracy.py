@@ -197,14 +197,16 @@ def _coco_figures(
         for box in _xywh(boxes):
             labelled.append(
                 {
-                    "id": len(labelled) + 1, "image_id": image, "category_id": 1,
-                    "bbox": box, "area": box[2] * box[3], "iscrowd": 0,
+                    "id": len(labelled) + 1,
+                    "image_id": image,
+                    "category_id": 1,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
                 }
             )
         for box, score in zip(_xywh(detections.boxes_xyxy), detections.scores, strict=True):
-            finds.append(
-                {"image_id": image, "category_id": 1, "bbox": box, "score": float(score)}
-            )
+            finds.append({"image_id": image, "category_id": 1, "bbox": box, "score": float(score)})
     if not finds:
         return 0.0, 0.0, 0.0
     document = {

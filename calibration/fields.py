@@ -110,9 +110,7 @@ def _parse_row(
     if w <= 0 or h <= 0:
         return None, f"box without area (w={w:g}, h={h:g})"
     low, high = -_COORDINATE_SLACK, 1 + _COORDINATE_SLACK
-    inside = (
-        cx - w / 2 >= low and cy - h / 2 >= low and cx + w / 2 <= high and cy + h / 2 <= high
-    )
+    inside = cx - w / 2 >= low and cy - h / 2 >= low and cx + w / 2 <= high and cy + h / 2 <= high
     if not inside:
         return None, f"box leaves the image (cx={cx:g} cy={cy:g} w={w:g} h={h:g})"
     return (class_id, (cx, cy, w, h)), ""
@@ -138,14 +136,12 @@ def load_fields(
     bad: list[str] = []
     for image in images:
         label = root / "labels" / split / f"{image.stem}.txt"
-        rows, bad_here = ([], []) if not label.exists() else parse_label_file(
-            label, class_count=class_count
+        rows, bad_here = (
+            ([], []) if not label.exists() else parse_label_file(label, class_count=class_count)
         )
         bad += bad_here
         kept = [box for class_id, box in rows if class_id in keep_classes]
-        fields.append(
-            LabelledField(image, domain, np.array(kept, np.float32).reshape(-1, 4))
-        )
+        fields.append(LabelledField(image, domain, np.array(kept, np.float32).reshape(-1, 4)))
     if bad:
         shown = "\n  ".join(bad[:_LISTED_BAD_ROWS])
         more = f"\n  and {len(bad) - _LISTED_BAD_ROWS} more" if len(bad) > _LISTED_BAD_ROWS else ""

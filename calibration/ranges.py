@@ -67,9 +67,7 @@ def calibration_tensors(
         DataError: another input spec, or a picture is missing or altered.
     """
     if calibration.preprocessing != preprocessing_id(spec):
-        raise DataError(
-            "calibration set: drawn for another input spec; draw it again for this one"
-        )
+        raise DataError("calibration set: drawn for another input spec; draw it again for this one")
     for pixels in calibration.pictures(folders):
         height, width = pixels.shape[:2]
         yield tensor_of(pixels, fit_window(width, height, spec), spec)
@@ -201,40 +199,47 @@ def _percentile(histogram: _Histogram) -> tuple[float, float]:
     return histogram.low + first * width, histogram.low + (last + 1) * width
 
 
-def _shrunk(histogram: _Histogram) -> Iterator[tuple[float, float]]:
-    """Ranges to choose from, from the whole one down to a fifth of it."""
-    for share in np.linspace(1.0, 0.2, _CANDIDATES):
-        yield histogram.low * float(share), histogram.high * float(share)
+def _search(histogram: _Histogram, cost: Callable[[float, float], float]) -> tuple[float, float]:
+    """The cheapest range: first where it ends, then, with that end, where it begins."""
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
+    if histogram.counts.sum() == 0:
+        return low, high
+    # A fifth of the range loses more than any outlier can be worth.
+    shares = np.linspace(1.0, 0.2, _CANDIDATES).tolist()
+    if high > 0:
+        high = min((high * share for share in shares), key=lambda end: cost(low, end))
+    if low < 0:
+        low = min((low * share for share in shares), key=lambda start: cost(start, high))
+    return low, high
 
 
 def _least_error(histogram: _Histogram) -> tuple[float, float]:
-    if histogram.counts.sum() == 0:
-        return histogram.low, histogram.high
+    """The range with the least squared error of rounding and clipping."""
     values = _centres(histogram)
 
-    def error(bounds: tuple[float, float]) -> float:
-        low, high = min(bounds[0], 0.0), max(bounds[1], 0.0)
+    def error(low: float, high: float) -> float:
         step = (high - low) / (_LEVELS - 1)
         clipped = values - np.clip(values, low, high)
         inside = np.where(clipped == 0, step**2 / 12, 0.0)
         return float((histogram.counts * (inside + clipped**2)).sum())
 
-    return min(_shrunk(histogram), key=error)
+    return _search(histogram, error)
 
 
 def _least_divergence(histogram: _Histogram) -> tuple[float, float]:
     """The clipping whose quantised histogram diverges least from the clipped original.
 
     Follows S. Migacz, "8-bit Inference with TensorRT" (GTC 2017): values beyond the range
-    are counted into its last bin, and levels spread their count over the bins they merge.
+    are counted into its last bins, levels spread their count over the bins they merge, and
+    zeros are left out. After a ReLU they are the better part of all values and would drown
+    what clipping costs the rest, while every range holds zero exactly.
     """
-    if histogram.counts.sum() == 0:
-        return histogram.low, histogram.high
     values = _centres(histogram)
     counts = histogram.counts.astype(np.float64)
+    if histogram.low <= 0 <= histogram.high:
+        counts[int(np.abs(values).argmin())] = 0.0
 
-    def divergence(bounds: tuple[float, float]) -> float:
-        low, high = bounds
+    def divergence(low: float, high: float) -> float:
         inside = np.flatnonzero((values >= low) & (values <= high))
         if len(inside) < _LEVELS // 2:
             return np.inf
@@ -253,4 +258,4 @@ def _least_divergence(histogram: _Histogram) -> tuple[float, float]:
         # A bin that only clipping filled has no counterpart; it must cost, not vanish.
         return float((p[both] * np.log(p[both] / np.maximum(q[both], 1e-12))).sum())
 
-    return min(_shrunk(histogram), key=divergence)
+    return _search(histogram, divergence)

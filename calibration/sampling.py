@@ -75,9 +75,7 @@ def draw_calibration_set(
     _refuse_evaluated(candidates, set(evaluation_hashes))
     rng = np.random.default_rng(seed)
     wanted = images // len(pools)
-    drawn = {
-        domain: _usable(candidates[domain], rng, wanted) for domain in sorted(candidates)
-    }
+    drawn = {domain: _usable(candidates[domain], rng, wanted) for domain in sorted(candidates)}
     smallest = min(drawn, key=lambda domain: len(drawn[domain]))
     each = len(drawn[smallest])
     if each * len(pools) < minimum or each == 0:
@@ -96,6 +94,31 @@ def draw_calibration_set(
     ]
     chosen.sort(key=lambda image: (image.domain, image.file))
     return CalibrationSet(seed=seed, preprocessing=preprocessing_id(spec), images=tuple(chosen))
+
+
+def check_calibration_set(
+    drawn: CalibrationSet, *, minimum: int, evaluation_hashes: Collection[str]
+) -> CalibrationSet:
+    """Holds an earlier draw to the same rules as a new one and returns it.
+
+    Raises:
+        DataError: too few pictures, not the same number of every domain, or some that
+            are also evaluated on.
+    """
+    counts = drawn.domains
+    if len(drawn.images) < minimum or len(set(counts.values())) != 1:
+        raise DataError(
+            f"calibration set: {counts}; at least {minimum} pictures are needed, equally many "
+            "of every domain"
+        )
+    evaluated = set(evaluation_hashes)
+    shared = [image.file for image in drawn.images if image.sha256 in evaluated]
+    if shared:
+        raise DataError(
+            f"calibration set: {len(shared)} pictures are also evaluated on, the first "
+            f"{shared[0]}; draw the set again"
+        )
+    return drawn
 
 
 def hash_files(files: Sequence[Path]) -> list[str]:

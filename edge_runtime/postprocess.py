@@ -38,7 +38,8 @@ def decode_xywh_scores(output: Float32Array, *, score_threshold: float) -> Detec
     boxes = np.concatenate([centre - half, centre + half], axis=1)
     return Detections(
         np.ascontiguousarray(boxes, np.float32),
-        np.ascontiguousarray(scores[chosen], np.float32),
+        # A quantised head can step over 1.
+        np.minimum(scores[chosen], 1, dtype=np.float32),
         class_ids,
     )
 

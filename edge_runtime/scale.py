@@ -70,7 +70,9 @@ def cell_size_from_red_cells(pixels: UInt8Image) -> CellSize | None:
         inside = x > 1 and y > 1 and x + w < size[0] - 1 and y + h < size[1] - 1
         area = float(cv2.contourArea(contour))
         # An ellipse fills pi/4 of its box; pairs and rouleaux fill less.
-        if inside and min(w, h) >= 5 and 0.68 < area / (w * h) < 0.86:
+        # Longer than any squeeze makes them are rolls lying side by side.
+        lone = max(w, h) <= _LARGEST_SQUEEZE * min(w, h) and 0.68 < area / (w * h) < 0.86
+        if inside and lone and min(w, h) >= 5:
             widths.append(w)
             heights.append(h)
     if len(widths) < _FEWEST_RED_CELLS:

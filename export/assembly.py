@@ -4,7 +4,8 @@ Owns the order of these steps and what each is judged on. Does not own any step 
 nor the decision to write (the caller checks ``ExportResult.passed`` first).
 
 Which fields serve what: training pictures set the ranges; validation fields decide the
-gate, the range method and the operating point; test fields are only measured on, last.
+gate, the range method and the operating point, each domain in as many mirrored views as it
+takes to tell half a point; test fields are only measured on, as they are, last.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from calibration.ranges import METHODS, Method, calibration_tensors, measure_ran
 from calibration.sampling import (
     DEFAULT_IMAGES,
     DEFAULT_MINIMUM,
+    check_calibration_set,
     draw_calibration_set,
     hash_files,
 )
@@ -34,7 +36,7 @@ from edge_runtime.bundle import Artifact, CalibrationSummary, DetectorSpec, Work
 from edge_runtime.errors import BackendError, SettingsError
 from export.bundle_writer import DEFAULT_SCALE, DEFAULT_THRESHOLDS, BundleDraft, detector_spec
 from export.cards import CARD_NAME, CardText, model_card, render_card
-from export.evaluation import find_in_domains
+from export.evaluation import find_in_domains, views_to_tell
 from export.graph import convolution_work, load_graph
 from export.parity import ALLOWED_POINTS, ParityResult, parity_gate
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
@@ -44,11 +46,15 @@ BEST = "best"
 METHOD_CHOICES = (*METHODS, BEST)
 CALIBRATION_NAME = "calibration.json"
 CPU = Artifact(
-    path="detector.cpu.int8.onnx", runtime="cpu", precision="int8",
+    path="detector.cpu.int8.onnx",
+    runtime="cpu",
+    precision="int8",
     quantisation="static Q/DQ, uint8 activations, int8 weights per channel, last layers float",
 )
 TENSORRT = Artifact(
-    path="detector.tensorrt.int8.onnx", runtime="tensorrt", precision="int8",
+    path="detector.tensorrt.int8.onnx",
+    runtime="tensorrt",
+    precision="int8",
     quantisation="static Q/DQ, symmetric int8, weights per channel, last layers float",
 )
 
@@ -59,6 +65,7 @@ class ExportOptions:
 
     Attributes:
         method: how ranges are found; ``best`` tries all and takes the one that loses least.
+        calibration_set: an earlier draw to use again instead of drawing.
         score: operating point; None chooses it on the validation fields.
         date: of the measurement, as written into the card.
     """
@@ -70,6 +77,7 @@ class ExportOptions:
     calibration_minimum: int = DEFAULT_MINIMUM
     seed: int = 0
     method: str = "minmax"
+    calibration_set: CalibrationSet | None = None
     allowed_points: float = ALLOWED_POINTS
     score: float | None = None
     working_scale: WorkingScale = DEFAULT_SCALE
@@ -150,39 +158,13 @@ def assemble(
     say("drawing the calibration set")
     calibration = _draw(run, spec, options, [*validation.values(), *test.values()])
     say(f"float model on {_count(validation)} validation fields")
-    measure = _Measurement(spec, validation, options)
+    measure = _Measurement(spec, validation, options, views_to_tell(validation))
     float_finds = measure.finds(float_model, "onnxruntime")
     float_ap = measure.ap(float_finds)
 
-    def quantise(method: Method) -> dict[str, bytes]:
-        say(f"ranges on {len(calibration.images)} pictures, {method}")
-        ranges = measure_ranges(
-            float_model,
-            tensors_to_measure(float_model),
-            lambda: calibration_tensors(
-                calibration, {pool.domain: pool.folder for pool in run.pools()}, spec.input
-            ),
-            method=method,
-        )
-        return {
-            CPU.path: quantise_for_cpu(float_model, ranges),
-            TENSORRT.path: quantise_for_tensorrt(float_model, ranges),
-        }
-
-    tried: dict[Method, tuple[dict[str, bytes], dict[str, LabelledFinds], ParityResult]] = {}
-    for method in METHODS:
-        if options.method in (method, BEST):
-            models = quantise(method)
-            say(f"{CPU.path} on onnxruntime, {method}")
-            finds = measure.finds(models[CPU.path], "onnxruntime")
-            parity = parity_gate(
-                float_ap, measure.ap(finds), allowed_points=options.allowed_points
-            )
-            say(f"{method}: worst domain {parity.worst.domain} "
-                f"loses {parity.worst.lost_points:.2f} points")
-            tried[method] = models, finds, parity
-    chosen = min(tried, key=lambda method: tried[method][2].worst.lost_points)
-    models, int8_finds, parity = tried[chosen]
+    chosen, models, int8_finds, parity = _quantise(
+        run, float_model, measure, float_ap, calibration, say
+    )
     gate = [GateRow(CPU.path, "onnxruntime", parity)]
     others = [(TENSORRT.path, "onnxruntime")]
     if _runs_here("openvino"):
@@ -190,11 +172,8 @@ def assemble(
     for path, backend in others:
         say(f"{path} on {backend}")
         ap = measure.ap(measure.finds(models[path], backend))
-        gate.append(
-            GateRow(
-                path, backend, parity_gate(float_ap, ap, allowed_points=options.allowed_points)
-            )
-        )
+        verdict = parity_gate(float_ap, ap, allowed_points=options.allowed_points)
+        gate.append(GateRow(path, backend, verdict))
     point = _operating_point(int8_finds, options.score)
     score = point.score
     say(f"both on {_count(test)} test fields")
@@ -221,11 +200,17 @@ class _Measurement:
     spec: DetectorSpec
     fields: Mapping[str, Sequence[LabelledField]]
     options: ExportOptions
+    views: Mapping[str, int] | None = None
 
     def finds(self, model: bytes, backend: str) -> dict[str, LabelledFinds]:
         """What a model finds, with the truth, per domain."""
         return find_in_domains(
-            self.spec, model, self.fields, backend=backend, threads=self.options.threads
+            self.spec,
+            model,
+            self.fields,
+            backend=backend,
+            threads=self.options.threads,
+            views=self.views,
         )
 
     def metrics(
@@ -242,6 +227,46 @@ class _Measurement:
         return {name: figures.ap for name, figures in self.metrics(finds, 0.5).items()}
 
 
+def _quantise(
+    run: TrainingRun,
+    float_model: bytes,
+    measure: _Measurement,
+    float_ap: Mapping[str, float],
+    calibration: CalibrationSet,
+    say: Callable[[str], None],
+) -> tuple[Method, dict[str, bytes], dict[str, LabelledFinds], ParityResult]:
+    """Both artifacts, with the method asked for or the one whose worst domain loses least.
+
+    Returns:
+        Method, artifacts by path, what the CPU one finds on the validation fields, verdict.
+    """
+    options, spec = measure.options, measure.spec
+    folders = {pool.domain: pool.folder for pool in run.pools()}
+    wanted = tensors_to_measure(float_model)
+    tried: list[tuple[Method, dict[str, bytes], dict[str, LabelledFinds], ParityResult]] = []
+    for method in METHODS:
+        if options.method not in (method, BEST):
+            continue
+        say(f"ranges on {len(calibration.images)} pictures, {method}")
+        ranges = measure_ranges(
+            float_model,
+            wanted,
+            lambda: calibration_tensors(calibration, folders, spec.input),
+            method=method,
+        )
+        models = {
+            CPU.path: quantise_for_cpu(float_model, ranges),
+            TENSORRT.path: quantise_for_tensorrt(float_model, ranges),
+        }
+        say(f"{CPU.path} on onnxruntime")
+        finds = measure.finds(models[CPU.path], "onnxruntime")
+        parity = parity_gate(float_ap, measure.ap(finds), allowed_points=options.allowed_points)
+        worst = parity.worst
+        say(f"{method}: {worst.lost_points:+.2f} AP points lost at worst, on {worst.domain}")
+        tried.append((method, models, finds, parity))
+    return min(tried, key=lambda each: each[3].worst.lost_points)
+
+
 def _draw(
     run: TrainingRun,
     spec: DetectorSpec,
@@ -249,6 +274,12 @@ def _draw(
     judged_on: Sequence[Sequence[LabelledField]],
 ) -> CalibrationSet:
     evaluated = hash_files([item.image for fields in judged_on for item in fields])
+    if options.calibration_set is not None:
+        return check_calibration_set(
+            options.calibration_set,
+            minimum=options.calibration_minimum,
+            evaluation_hashes=evaluated,
+        )
     return draw_calibration_set(
         run.pools(),
         spec.input,
@@ -295,9 +326,7 @@ def _draft(
         domains=calibration.domains,
         method=method,
     )
-    page = render_card(
-        described, spec, summary, bundle_id=f"{options.name}-{options.version}"
-    )
+    page = render_card(described, spec, summary, bundle_id=f"{options.name}-{options.version}")
     return BundleDraft(
         name=options.name,
         version=options.version,

@@ -7,6 +7,7 @@ manifest's fields (see ``edge_runtime.bundle``, which also verifies what is writ
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import secrets
@@ -14,7 +15,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
@@ -83,7 +84,10 @@ def detector_spec(
         architecture=architecture,
         classes=CLASSES,
         input=InputSpec(
-            name="images", width=image_size, height=image_size, scale=1 / 255,
+            name="images",
+            width=image_size,
+            height=image_size,
+            scale=1 / 255,
             pad_value=_PAD_VALUE,
         ),
         output=OutputSpec(name="output0", decode="xywh_scores"),
@@ -162,7 +166,10 @@ def write_float_bundle(onnx: Path, out: Path, *, image_size: int) -> Path:
         model_card=ModelCard(
             title="Float model for a comparison",
             summary="Made by a benchmark; the operating point is a default, not a choice.",
-            limits=(RESEARCH_USE,), licence="AGPL-3.0-or-later", training_data=(), metrics={},
+            limits=(RESEARCH_USE,),
+            licence="AGPL-3.0-or-later",
+            training_data=(),
+            metrics={},
             metrics_of="not measured",
         ),
         contents={artifact.path: model},
@@ -173,8 +180,11 @@ def write_float_bundle(onnx: Path, out: Path, *, image_size: int) -> Path:
 
 
 def _manifest(draft: BundleDraft) -> bytes:
-    if MANIFEST_NAME in draft.contents:
-        raise BundleError(f"bundle {draft.name}: {MANIFEST_NAME} is written, not given")
+    for path in draft.contents:
+        pure = PurePosixPath(path)
+        # Checked before writing, not only when read back: then it would be too late.
+        if pure.is_absolute() or ".." in pure.parts or "\\" in path or path == MANIFEST_NAME:
+            raise BundleError(f"bundle {draft.name}: no file can be called {path!r} in it")
     try:
         manifest = Manifest(
             schema_version=BUNDLE_SCHEMA,
@@ -246,7 +256,7 @@ def _put_in_place(made: Path, out: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    """Clears what is left of an unfinished bundle; the error that stopped it counts."""
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.unlink()

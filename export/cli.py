@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from calibration.sampling import DEFAULT_IMAGES, DEFAULT_MINIMUM
-from edge_runtime.errors import BundleError, SettingsError
+from edge_runtime.errors import BundleError, DataError, SettingsError
 from edge_runtime.film_report import RESEARCH_USE
 from export.bundle_writer import DEFAULT_SCALE
 from export.parity import ALLOWED_POINTS
 
 if TYPE_CHECKING:
+    from calibration.dataset import CalibrationSet
     from export.assembly import ExportResult
 
 app = typer.Typer(
@@ -65,6 +66,9 @@ def bundle(
     calibration_method: Annotated[
         str, typer.Option(help="minmax, percentile, mse, entropy, or best to try all")
     ] = "minmax",
+    calibration_set: Annotated[
+        Path | None, typer.Option(help="record of an earlier draw to use again, JSON")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of the calibration draw")] = 0,
     allowed_points: Annotated[
         float, typer.Option(min=0, help="AP points a domain may lose to int8")
@@ -114,6 +118,7 @@ def bundle(
         calibration_minimum=calibration_minimum,
         seed=seed,
         method=calibration_method,
+        calibration_set=None if calibration_set is None else _read_record(calibration_set),
         allowed_points=allowed_points,
         score=score,
         working_scale=DEFAULT_SCALE.model_copy(
@@ -140,6 +145,15 @@ def bundle(
     total = sum(len(content) for content in written.contents.values())
     typer.echo(f"{out}: {written.id}, {total / 1e6:.1f} MB, sha256 {written.sha256}")
     typer.echo(RESEARCH_USE)
+
+
+def _read_record(path: Path) -> CalibrationSet:
+    from calibration.dataset import CalibrationSet
+
+    try:
+        return CalibrationSet.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"--calibration-set {path}: unreadable; draw the set again") from error
 
 
 def _say(line: str) -> None:
@@ -183,11 +197,15 @@ def _print_result(result: ExportResult, *, float_bytes: int) -> None:
     for title in ("float", "int8", "points lost"):
         gate.add_column(title, justify="right")
     for row in result.gate:
-        for domain in row.parity.domains:
-            over = domain.lost_points > row.parity.allowed_points
+        for each in row.parity.domains:
+            over = each.lost_points > row.parity.allowed_points
             gate.add_row(
-                row.artifact, row.backend, domain.domain, f"{domain.float_ap:.4f}",
-                f"{domain.int8_ap:.4f}", f"{domain.lost_points:+.2f}",
+                _short(row.artifact),
+                row.backend,
+                each.domain,
+                f"{each.float_ap:.4f}",
+                f"{each.int8_ap:.4f}",
+                f"{each.lost_points:+.2f}",
                 style="bold red" if over else None,
             )
         gate.add_section()
@@ -195,28 +213,26 @@ def _print_result(result: ExportResult, *, float_bytes: int) -> None:
     test = Table(title=f"Test fields, score {result.operating_point.score:g}")
     test.add_column("domain")
     test.add_column("model")
-    for title in ("fields", "cells", "AP50-95", "AP50", "AR", "recall", "precision"):
+    for title in ("cells", "AP50-95", "AP50", "AR", "recall", "prec."):
         test.add_column(title, justify="right")
     for domain, int8 in result.int8_test.items():
         for model, figures in (("float", result.float_test[domain]), ("int8", int8)):
-            test.add_row(
-                domain, model, str(figures.images), str(figures.cells),
-                *(
-                    f"{value:.3f}"
-                    for value in (
-                        figures.ap, figures.ap50, figures.ar, figures.recall, figures.precision
-                    )
-                ),
-            )
+            rates = (figures.ap, figures.ap50, figures.ar, figures.recall, figures.precision)
+            test.add_row(domain, model, str(figures.cells), *(f"{rate:.3f}" for rate in rates))
     console.print(test)
     console.print(f"float: {float_bytes / 1e6:.1f} MB")
     for artifact in result.artifacts:
         console.print(
-            f"{artifact.path}: {artifact.size / 1e6:.1f} MB, "
+            f"{_short(artifact.path)}: {artifact.size / 1e6:.1f} MB, "
             f"{artifact.quantised_share:.1%} of the convolutions' work in int8"
         )
     domains = ", ".join(f"{name} {count}" for name, count in result.calibration.domains.items())
     console.print(f"calibration: {domains}; method {result.method}")
+
+
+def _short(artifact: str) -> str:
+    """An artifact's name as far as it tells one from another; a table has 80 columns."""
+    return artifact.removeprefix("detector.").removesuffix(".onnx")
 
 
 if __name__ == "__main__":

@@ -78,9 +78,7 @@ class _GraphWriter:
         ]
         number, rounded = f"{tensor}/int8", f"{tensor}/rounded"
         self._nodes.append(
-            helper.make_node(
-                "QuantizeLinear", [tensor, *parameters], [number], name=f"{tensor}/Q"
-            )
+            helper.make_node("QuantizeLinear", [tensor, *parameters], [number], name=f"{tensor}/Q")
         )
         self._nodes.append(
             helper.make_node(
@@ -89,9 +87,7 @@ class _GraphWriter:
         )
         return rounded
 
-    def append_numbers(
-        self, name: str, numbers: NDArray[Any], scale: NDArray[np.float32]
-    ) -> str:
+    def append_numbers(self, name: str, numbers: NDArray[Any], scale: NDArray[np.float32]) -> str:
         """Adds stored integers with one scale per first axis; returns their float name."""
         from onnx import helper
 
@@ -244,7 +240,8 @@ def _cpu_tensors(model: Any, region: set[str]) -> list[str]:
             continue
         # A convolution and its ReLU are one int8 operator.
         names += [
-            name for name in (*_data_inputs(node), *node.output)
+            name
+            for name in (*_data_inputs(node), *node.output)
             if any(reader.op_type != "Relu" for reader in readers.get(name, []))
         ]
     return list(dict.fromkeys(names))
@@ -259,12 +256,8 @@ def _convolution_inputs(model: Any) -> list[str]:
     ]
 
 
-def _cpu_scales(
-    model: Any, region: set[str], ranges: Mapping[str, Range]
-) -> dict[str, _Scale]:
-    scales = {
-        name: _asymmetric(_range(ranges, name)) for name in _cpu_tensors(model, region)
-    }
+def _cpu_scales(model: Any, region: set[str], ranges: Mapping[str, Range]) -> dict[str, _Scale]:
+    scales = {name: _asymmetric(_range(ranges, name)) for name in _cpu_tensors(model, region)}
     for node in model.graph.node:
         if node.name in region and node.op_type in _SAME_SCALE:
             for name in node.output:

@@ -145,8 +145,11 @@ class TrainingRun:
     def _fields(self, split: str) -> dict[str, list[LabelledField]]:
         return {
             domain.name: load_fields(
-                self.data_root / domain.path, split, domain=domain.name,
-                keep_classes=domain.white_cell_classes, class_count=domain.class_count,
+                self.data_root / domain.path,
+                split,
+                domain=domain.name,
+                keep_classes=domain.white_cell_classes,
+                class_count=domain.class_count,
             )
             for domain in self._domains()
         }

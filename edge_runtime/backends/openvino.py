@@ -6,6 +6,7 @@ reasons given in ``backends.onnxruntime``.
 
 from __future__ import annotations
 
+import functools
 import queue
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -43,7 +44,7 @@ class OpenVinoBackend:
         import openvino
 
         try:
-            core = openvino.Core()
+            core = _core()
             self._compiled: Any = core.compile_model(
                 core.read_model(model),
                 "CPU",
@@ -119,6 +120,20 @@ class OpenVinoBackend:
         while not self._requests.empty():
             self._requests.get()
         self._compiled = None
+
+
+@functools.cache
+def _core() -> Any:
+    """The one Core of this process, made when the first model is loaded.
+
+    Each Core's CPU plugin exchanges the thread's alternate signal stack and puts the old one
+    back when it goes. Two that go in another order than they came (an error's traceback keeps
+    one alive) leave a freed stack in place, and the next signal, a Ctrl-C, ends the process
+    with a segmentation fault. Seen with OpenVINO 2026.4.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _spec(port: Any) -> TensorSpec:

@@ -32,6 +32,9 @@ def open_camera(source: str, *, limit: int | None = None) -> Camera:
     Raises:
         CameraError: the path does not exist or holds nothing to look at.
     """
+    if not source:
+        # Path("") is the working folder, which nobody named.
+        raise CameraError("source '': empty; give a folder of images, a video, or virtual")
     path = Path(source)
     if limit is not None and limit < 1:
         raise CameraError(f"source {source}: limit {limit} leaves no field; give 1 or more")

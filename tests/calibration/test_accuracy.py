@@ -36,9 +36,7 @@ def test_perfect_finds_score_one_everywhere() -> None:
 
 def test_looser_box_counts_at_the_thresholds_its_overlap_reaches() -> None:
     # 100 x 76 inside 100 x 100: IoU 0.76, so right at 0.50 .. 0.75, 6 of 10 thresholds.
-    metrics = evaluate_detections(
-        [boxes(CELL)], [finds((10.0, 10.0, 110.0, 86.0, 0.9))], score=0.5
-    )
+    metrics = evaluate_detections([boxes(CELL)], [finds((10.0, 10.0, 110.0, 86.0, 0.9))], score=0.5)
     assert metrics.ap50 == pytest.approx(1)
     assert metrics.ap == pytest.approx(0.6)
     assert metrics.ar == pytest.approx(0.6)
@@ -54,9 +52,7 @@ def test_one_of_two_cells_found_gives_half_the_recall_points() -> None:
 
 def test_a_better_scored_false_find_lowers_precision_and_ap() -> None:
     away = (300.0, 300.0, 340.0, 340.0)
-    metrics = evaluate_detections(
-        [boxes(CELL)], [finds((*away, 0.95), (*CELL, 0.9))], score=0.5
-    )
+    metrics = evaluate_detections([boxes(CELL)], [finds((*away, 0.95), (*CELL, 0.9))], score=0.5)
     assert metrics.ap == pytest.approx(0.5)
     assert metrics.precision == 0.5
     assert metrics.false_cells == 1

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +127,39 @@ def test_arrays_that_do_not_fit_are_a_backend_error(
     assert "\n" not in str(refusal.value)
     # One bad call does not use the backend up.
     assert backend.infer({"images": tensor(1)})["output"][0, 4].max() > 0.5
+
+
+COME_AND_GO = """
+import faulthandler, gc, signal, sys
+from pathlib import Path
+from edge_runtime.backends import backend_row, open_backend
+faulthandler.enable()
+model = Path(sys.argv[2]).read_bytes()
+row = backend_row(sys.argv[1])
+first, second = (open_backend(row, model, threads=1) for _ in range(2))
+for backend in (first, second):
+    backend.__exit__(None, None, None)
+del first, second, backend
+gc.collect()
+signal.signal(signal.SIGINT, lambda number, stack: print("caught"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_is_caught_after_backends_came_and_went(
+    row: BackendRow, toy_model: bytes, tmp_path: Path, repository: Path
+) -> None:
+    """A library that meddles with signals must leave them working, in any order of closing."""
+    (tmp_path / "model.onnx").write_bytes(toy_model)
+    answer = subprocess.run(
+        [sys.executable, "-c", COME_AND_GO, row.name, str(tmp_path / "model.onnx")],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (answer.returncode, answer.stdout) == (0, "caught\n"), answer.stderr
 
 
 @pytest.mark.parametrize("wanted", BACKENDS, ids=lambda row: row.name)

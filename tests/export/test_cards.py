@@ -1,0 +1,74 @@
+"""The card file is read strictly; page and manifest say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from calibration.accuracy import DetectionMetrics
+from edge_runtime.bundle import Artifact, CalibrationSummary
+from edge_runtime.errors import DataError
+from export.bundle_writer import detector_spec
+from export.cards import load_card, model_card, render_card
+
+FIGURES = DetectionMetrics(
+    images=50,
+    cells=52,
+    ap=0.81234,
+    ap50=0.98765,
+    ar=0.85,
+    recall=1.0,
+    precision=0.9,
+    false_cells=6,
+)
+
+
+def test_page_shows_what_the_manifest_holds(card_file: Path) -> None:
+    card = model_card(load_card(card_file), {"one": FIGURES}, metrics_of="the cpu artifact")
+    assert card.metrics["one"]["AP50-95"] == 0.8123
+    artifact = Artifact(path="a.onnx", runtime="cpu", precision="int8", quantisation="Q/DQ")
+    page = render_card(
+        card,
+        detector_spec(architecture="toy", image_size=64, artifacts=[artifact]),
+        CalibrationSummary(digest="abc", images=7, domains={"one": 7}, method="minmax"),
+        bundle_id="squares-1.2.3",
+    )
+    assert "For research use only. Not for use in diagnostic procedures." in page
+    assert "| one | 50 | 52 | 0.812 | 0.988 | 0.850 | 1.000 | 0.900 |" in page
+    assert "Finds squares. Nothing else." in page
+    for said in ("Squares are no cells.", "drawn squares", "squares-1.2.3", "`abc`", "one 7"):
+        assert said in page
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (("title: Squares", "titel: Squares"), "title: Field required"),
+        (("limits: [Squares are no cells.]", "limits: []"), "limits"),
+        (("title: Squares", "title: [oops"), "not YAML"),
+    ],
+)
+def test_a_card_that_says_too_little_is_refused(
+    card_file: Path, change: tuple[str, str], match: str
+) -> None:
+    card_file.write_text(card_file.read_text().replace(*change))
+    with pytest.raises(DataError, match=match):
+        load_card(card_file)
+
+
+def test_a_missing_card_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="give --card"):
+        load_card(tmp_path / "none.yaml")
+
+
+def test_the_shipped_card_says_what_it_must(repository: Path) -> None:
+    card = load_card(repository / "train" / "model_cards" / "wbc-detector.yaml")
+    limits = " ".join(card.limits)
+    assert "For research use only. Not for use in diagnostic procedures." in limits
+    assert "never seen a film of a patient known to have leukaemia" in limits
+    data = " ".join(card.training_data)
+    for source in ("hcm_pbc", "lcm_raabin", "bccd", "pbc-extra", "wbc-masks", "virtual films"):
+        assert source in data
+    assert "GPL-3.0" in data
+    assert card.licence.startswith("AGPL-3.0")

@@ -1,0 +1,176 @@
+"""The whole way from a run folder to a bundle that finds cells, and the gate that stops it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from calibration.dataset import CalibrationSet
+from edge_runtime.bundle import open_bundle
+from edge_runtime.errors import BundleError, DataError, SettingsError
+from edge_runtime.film_run import load_bundle
+from edge_runtime.settings import Settings
+from edge_runtime.types import Frame
+from export import cli, float_onnx
+from export.cli import app
+from export.training_run import TrainingRun
+from tests.export.conftest import make_run, paint_square
+
+pytest.importorskip("faster_coco_eval")
+pytest.importorskip("yaml")
+
+
+@pytest.fixture(autouse=True)
+def _no_torch(monkeypatch: pytest.MonkeyPatch, float_model: bytes) -> None:
+    """The hand-made detector stands for the checkpoint; everything after it is real."""
+
+    def write(checkpoint: Path, out: Path, image_size: int) -> Path:
+        assert image_size == 64
+        out.write_bytes(float_model)
+        return out
+
+    monkeypatch.setattr(float_onnx, "float_onnx", write)
+
+
+def arguments(run: TrainingRun, card: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "bundle",
+        f"--run={run.folder}",
+        f"--card={card}",
+        f"--out={out}",
+        "--calibration-images=30",
+        "--calibration-minimum=30",
+        "--cell-px=16",
+        "--min-cell-px=4",
+        "--date=2026-01-02",
+        *more,
+    ]
+
+
+def test_bundle_finds_cells_on_a_device(run: TrainingRun, card_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    result = CliRunner().invoke(app, arguments(run, card_file, out))
+    assert result.exit_code == 0, (result.output, result.exception)
+    opened = open_bundle(out)
+    manifest = opened.manifest
+    assert [a.runtime for a in manifest.detector.artifacts] == ["cpu", "tensorrt"]
+    assert manifest.calibration.domains == {"composed": 10, "one": 10, "two": 10}
+    assert set(manifest.model_card.metrics) == {"one", "two"}
+    assert manifest.model_card.metrics["one"]["AP50"] > 0.95
+    assert "2026-01-02" in manifest.model_card.metrics_of
+    assert "detector.cpu.int8.onnx" in manifest.model_card.metrics_of
+    record = CalibrationSet.from_json(opened.contents["calibration.json"].decode())
+    assert record.digest == manifest.calibration.digest
+    with load_bundle(opened, Settings(threads=1)) as loaded:
+        found = loaded.detector.examine(Frame(0, 0, paint_square(2, 4), "field")).detections
+    assert found.boxes_xyxy == pytest.approx(np.array([[16, 32, 32, 48]]), abs=1)
+    for said in ("onnxruntime", "composed", "cpu.int8", "tensorrt.int8", "work in int8"):
+        assert said in result.output
+
+
+def test_same_run_same_bytes(run: TrainingRun, card_file: Path, tmp_path: Path) -> None:
+    for name in ("1.zip", "2.zip"):
+        result = CliRunner().invoke(app, arguments(run, card_file, tmp_path / name))
+        assert result.exit_code == 0, (result.output, result.exception)
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+
+
+def test_calibration_on_pale_training_pictures_is_stopped_by_the_gate(
+    card_file: Path, tmp_path: Path
+) -> None:
+    """Ranges without a real cell in them clip what makes a cell: int8 goes blind."""
+    pale = make_run(tmp_path, training_contrast=0.02)
+    out = tmp_path / "bundle"
+    result = CliRunner().invoke(app, arguments(pale, card_file, out))
+    assert isinstance(result.exception, BundleError)
+    assert "AP points" in str(result.exception)
+    assert "is not written" in str(result.exception)
+    assert not out.exists()
+    assert "points lost" in result.output, "the table is shown all the same"
+
+
+def test_best_method_is_no_worse_than_any(
+    run: TrainingRun, card_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "bundle"
+    result = CliRunner().invoke(
+        app, arguments(run, card_file, out, "--calibration-method=best", "--allowed-points=100")
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    lost = {
+        line.split(":")[0]: float(line.split()[1])
+        for line in result.output.splitlines()
+        if "AP points lost at worst" in line
+    }
+    assert set(lost) == {"minmax", "percentile", "mse", "entropy"}
+    chosen = open_bundle(out).manifest.calibration.method
+    assert lost[chosen] == min(lost.values())
+
+
+def test_an_earlier_draw_can_be_used_again(
+    run: TrainingRun, card_file: Path, tmp_path: Path
+) -> None:
+    first, again = tmp_path / "first", tmp_path / "again"
+    assert CliRunner().invoke(app, arguments(run, card_file, first, "--seed=9")).exit_code == 0
+    record = first / "calibration.json"
+    result = CliRunner().invoke(
+        app, arguments(run, card_file, again, f"--calibration-set={record}")
+    )
+    assert result.exit_code == 0, (result.output, result.exception)
+    digests = [open_bundle(b).manifest.calibration.digest for b in (first, again)]
+    assert digests[0] == digests[1]
+    (tmp_path / "no.json").write_text("{}")
+    failed = CliRunner().invoke(
+        app, arguments(run, card_file, again, f"--calibration-set={tmp_path / 'no.json'}")
+    )
+    assert isinstance(failed.exception, DataError)
+
+
+def test_a_validation_picture_among_the_training_ones_stops_the_export(
+    run: TrainingRun, card_file: Path, tmp_path: Path
+) -> None:
+    leaked = run.validation_fields()["one"][0].image
+    (run.pools()[0].folder / "leaked.png").write_bytes(leaked.read_bytes())
+    out = tmp_path / "bundle"
+    result = CliRunner().invoke(app, arguments(run, card_file, out))
+    assert isinstance(result.exception, DataError)
+    assert "leaked.png" in str(result.exception)
+    assert not out.exists()
+
+
+def test_too_few_calibration_pictures_stop_the_export(
+    run: TrainingRun, card_file: Path, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(
+        app, arguments(run, card_file, tmp_path / "b", "--calibration-minimum=37")
+    )
+    assert isinstance(result.exception, DataError)
+    assert "at least 37" in str(result.exception)
+
+
+def test_operating_point_can_be_given(run: TrainingRun, card_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    result = CliRunner().invoke(app, arguments(run, card_file, out, "--score=0.77"))
+    assert result.exit_code == 0, (result.output, result.exception)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["detector"]["thresholds"]["score"] == 0.77
+
+
+def test_unknown_method_is_refused(run: TrainingRun, card_file: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, arguments(run, card_file, tmp_path / "b", "--calibration-method=guess")
+    )
+    assert isinstance(result.exception, SettingsError)
+
+
+def test_date_comes_from_flag_or_environment() -> None:
+    assert cli._day("2026-05-06", {"SOURCE_DATE_EPOCH": "0"}) == "2026-05-06"
+    assert cli._day(None, {"SOURCE_DATE_EPOCH": "86400"}) == "1970-01-02"
+    assert len(cli._day(None, {})) == 10
+    for date, environment in (("yesterday", {}), (None, {"SOURCE_DATE_EPOCH": "soon"})):
+        with pytest.raises(SettingsError):
+            cli._day(date, environment)
