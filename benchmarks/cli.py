@@ -1,4 +1,4 @@
-"""``leukoscope bench``: peers, session-options, virtual.
+"""``leukoscope bench``: peers, session-options, virtual, folds, readme.
 
 Owns flags and tables. Does not own measuring.
 """
@@ -142,6 +142,35 @@ def virtual(
     )
     _print_targets(result["targets"], "measured")
     typer.echo(f"written to {out}")
+
+
+@app.command()
+def folds(
+    recipe: Annotated[str, typer.Option(help="recipe")] = "wbc-detector-short",
+    data: Annotated[Path | None, typer.Option(help="data root [default: the recipe's]")] = None,
+    work: Annotated[Path, typer.Option(help="a folder per training")] = Path("runs") / "folds",
+    fold: Annotated[list[str] | None, typer.Option(help="only this one; may be repeated")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="trainings at once")] = 2,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "folds.json",
+) -> None:
+    """Train and measure ReLU, SiLU and every leave-one-domain-out fold; resumable."""
+    from benchmarks.folds import gather, run_folds
+    from train.evaluate import write_results
+
+    run_folds(recipe, data, work, only=fold or [], jobs=jobs, report=_say)
+    write_results(gather(recipe, work), out)
+    typer.echo(f"written to {out}")
+
+
+@app.command()
+def readme(
+    file: Annotated[Path, typer.Option(help="Markdown with table markers")] = Path("README.md"),
+) -> None:
+    """Write the tables of the README anew from the result files."""
+    from benchmarks.published import fill_readme
+
+    file.write_text(fill_readme(file.read_text(encoding="utf-8"), _RESULTS), encoding="utf-8")
+    typer.echo(f"{file}: tables written from {_RESULTS}")
 
 
 def _say(line: str) -> None:

@@ -59,6 +59,9 @@ def detect(
     out: Annotated[Path, typer.Option(help="run folder")],
     data: DataOption = None,
     leave_out: Annotated[str | None, typer.Option(help="domain that training must not see")] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="own checkpoint whose weights to begin with")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="[default: the recipe's]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, 0, or 0,1 for several GPUs")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
@@ -74,7 +77,13 @@ def detect(
         chosen = chosen.model_copy(update={"seed": seed})
     with _Counting("composing") as counting:
         best = train_detector(
-            chosen, out, device=device, resume=resume, workers=workers, progress=counting
+            chosen,
+            out,
+            start_from=start_from,
+            device=device,
+            resume=resume,
+            workers=workers,
+            progress=counting,
         )
     typer.echo(f"checkpoint: {best}")
 

@@ -37,7 +37,7 @@ from train.recipe import Recipe
 _RANKING_SCORE = 0.01
 _WIDE_FIELDS = 24
 _VIRTUAL_SEEDS = (90_001, 90_002)
-_VIRTUAL_FIELDS = 10
+_VIRTUAL_FIELDS = 4
 # A cell cut to less than half by the frame is neither asked for nor held against.
 _VIRTUAL_VISIBLE = 0.5
 

@@ -50,6 +50,10 @@ class ComposeSpec(_Strict):
     share_grid: float = 0.14
     share_paste: float = 0.28
     share_virtual: float = 0.16
+    share_empty: float = Field(default=0.0, description="pictures without any white cell")
+    bare_tiles: float = Field(
+        default=0.0, ge=0, le=1, description="largest share of grid tiles without a white cell"
+    )
     virtual_films: int = 16
     validation_images: int = Field(default=120, description="composed from validation fields")
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from calibration.fields import digest_files
 from edge_runtime.errors import DataError, SettingsError
 from train.datasets.compose import Progress, write_composed
 from train.recipe import Recipe
@@ -27,6 +28,7 @@ def train_detector(
     recipe: Recipe,
     out: Path,
     *,
+    start_from: Path | None = None,
     device: str = "auto",
     resume: bool = False,
     workers: int = 2,
@@ -37,6 +39,7 @@ def train_detector(
     Args:
         recipe: what to train.
         out: run folder; holds ``data/``, ``run/`` and ``training.json`` afterwards.
+        start_from: checkpoint of an own earlier run whose weights to begin with.
         device: ``auto``, ``cpu``, ``0``, or several indices ``0,1`` for multi-GPU.
         resume: continue an interrupted run of the same folder from its last epoch.
         workers: processes that compose and load data.
@@ -66,8 +69,10 @@ def train_detector(
         if not _is_composed_for(recipe, out / "data"):
             data_yaml = write_composed(recipe, out / "data", workers=workers, progress=progress)
         model = YOLO(str(_write_model_yaml(recipe, out)), task="detect")
+        if start_from is not None and not start_from.is_file():
+            raise DataError(f"checkpoint {start_from}: no such file; mend --start-from")
         _tune_for_cpu(model, recipe)
-        model.train(**_arguments(recipe, data_yaml, out, chosen, workers))
+        model.train(**_arguments(recipe, data_yaml, out, chosen, workers, start_from))
     weights = out / "run" / "weights"
     best = weights / "best.pt" if (weights / "best.pt").is_file() else last
     compose = json.loads((out / "data" / "compose.json").read_text())
@@ -75,6 +80,7 @@ def train_detector(
         "recipe": recipe.model_dump(mode="json"),
         "compose": compose,
         "checkpoint": best.name,
+        "start_from": None if start_from is None else digest_files([start_from]),
         "started": started.isoformat(timespec="seconds"),
         "minutes": round((datetime.now(timezone.utc) - started).total_seconds() / 60, 1),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, device {chosen}",
@@ -133,7 +139,12 @@ def _write_model_yaml(recipe: Recipe, out: Path) -> Path:
 
 
 def _arguments(
-    recipe: Recipe, data_yaml: Path, out: Path, device: str, workers: int
+    recipe: Recipe,
+    data_yaml: Path,
+    out: Path,
+    device: str,
+    workers: int,
+    start_from: Path | None,
 ) -> dict[str, Any]:
     spec = recipe.train
     return {
@@ -145,7 +156,7 @@ def _arguments(
         "workers": workers,
         "imgsz": recipe.compose.size,
         "cache": "ram",
-        "pretrained": False,
+        "pretrained": False if start_from is None else str(start_from),
         "seed": recipe.seed,
         "deterministic": True,
         "epochs": spec.epochs,

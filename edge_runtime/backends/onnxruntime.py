@@ -52,6 +52,9 @@ class OnnxRuntimeBackend:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Each of the concurrent calls would keep a planned block of its own; without the plan
+        # they share one arena. Less memory at the same speed.
+        options.enable_mem_pattern = False
         options.log_severity_level = 3
         try:
             self._session: Any = onnxruntime.InferenceSession(

@@ -62,7 +62,11 @@ class OpenVinoBackend:
         self._input_names = {port.get_any_name() for port in self._compiled.inputs}
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(threads):
-            self._requests.put(self._compiled.create_infer_request())
+            request = self._compiled.create_infer_request()
+            # The first look at a tensor's data initialises OpenVINO's binding; two threads
+            # doing that at once wait for each other for ever (seen with 2026.4).
+            _ = request.get_input_tensor(0).data
+            self._requests.put(request)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -12,6 +12,7 @@ from edge_runtime.errors import DataError
 from edge_runtime.virtual_film import FilmSpec, VirtualFilm
 from train.datasets.compose import compose_scene, open_sources, write_composed
 from train.datasets.cutouts import cut_out, pbc_sources, wbc_mask_sources, whole_fields
+from train.datasets.scene import window_without_cells
 from train.preview import write_preview
 from train.recipe import Recipe
 
@@ -89,13 +90,32 @@ def test_cut_outs_are_tight_and_masked(data_root: Path) -> None:
 def test_pictures_with_a_second_unboxed_cell_are_no_fields(data_root: Path) -> None:
     sources = pbc_sources(data_root / "pbc-extra")
     assert len(whole_fields(sources, domain="hcm_pbc")) == 4
-    pixels = cv2.imread(str(sources[0].image))
+    pixels = np.asarray(cv2.imread(str(sources[0].image)), np.uint8)
     x = 10 if sources[0].box_xyxy[0] > 60 else 120
     cv2.circle(pixels, (x + 15, 20), 15, (120, 40, 90), -1)
     spoiled = sources[0].image.with_name("spoiled.png")
     cv2.imwrite(str(spoiled), pixels)
     twin = type(sources[0])(spoiled, sources[0].box_xyxy, None)
     assert whole_fields([twin], domain="hcm_pbc") == []
+
+
+def test_empty_pictures_hold_no_white_cell(tiny_recipe: Recipe) -> None:
+    sources = open_sources(tiny_recipe, "train")
+    for seed in range(12):
+        scene = compose_scene(sources, "empty", 128, np.random.default_rng(seed))
+        assert len(scene.boxes_xyxy) == 0
+        assert scene.pixels.shape == (128, 128, 3)
+
+
+def test_a_window_without_cells_avoids_every_cell() -> None:
+    pixels = np.full((100, 100, 3), 220, np.uint8)
+    pixels[30:60, 30:60] = 40
+    boxes = np.array([[30, 30, 60, 60]], np.float32)
+    for seed in range(40):
+        window = window_without_cells(pixels, boxes, rng=np.random.default_rng(seed))
+        assert window is None or window.min() == 220
+    full = np.array([[0, 0, 100, 100]], np.float32)
+    assert window_without_cells(pixels, full, rng=np.random.default_rng(0)) is None
 
 
 def test_missing_data_is_named(tiny_recipe: Recipe, tmp_path: Path) -> None:

@@ -26,7 +26,12 @@ from numpy.random import Generator
 from calibration.fields import LabelledField, digest_files, load_fields, xyxy_to_xywhn
 from edge_runtime.errors import DataError, StoreError
 from edge_runtime.types import Float32Array, UInt8Image
-from train.datasets.appearance import eyepiece_stop, light_and_lens, restain
+from train.datasets.appearance import (
+    background_colour,
+    eyepiece_stop,
+    light_and_lens,
+    restain,
+)
 from train.datasets.cutouts import (
     Cutout,
     CutoutSource,
@@ -42,6 +47,7 @@ from train.datasets.scene import (
     place_grid,
     scatter_debris,
     vary_tile,
+    window_without_cells,
 )
 from train.recipe import Recipe
 
@@ -68,11 +74,13 @@ class Sources:
         fields: fields by domain.
         cutouts: single-cell pictures by source name.
         film_seeds: seeds of the virtual films; empty when virtual films are left out.
+        bare_tiles: largest share of a grid's tiles that hold no white cell.
     """
 
     fields: dict[str, list[LabelledField]]
     cutouts: dict[str, list[CutoutSource]]
     film_seeds: list[int]
+    bare_tiles: float = 0.0
     _pixels: dict[Path, tuple[UInt8Image, Float32Array]] = field(default_factory=dict)
     _cutouts: dict[Path, Cutout] = field(default_factory=dict)
     _films: dict[int, object] = field(default_factory=dict)
@@ -138,13 +146,13 @@ def open_sources(recipe: Recipe, split: str) -> Sources:
     first = 1000 * recipe.compose.seed + (500 if split == "val" else 0)
     count = recipe.compose.virtual_films if split == "train" else 3
     seeds = [] if recipe.leave_out == "virtual" else list(range(first, first + count))
-    return Sources(fields, cutouts, seeds)
+    return Sources(fields, cutouts, seeds, recipe.compose.bare_tiles)
 
 
 def compose_scene(
     sources: Sources, kind: str, size: int, rng: Generator, *, position: float = 0.0
 ) -> Scene:
-    """One picture of one kind: ``field``, ``grid``, ``paste`` or ``virtual``.
+    """One picture of one kind: ``field``, ``grid``, ``paste``, ``empty`` or ``virtual``.
 
     ``position`` in [0, 1) says where in the set the picture stands. Virtual films are
     taken in turn, because one takes seconds to render and many windows can be cut from it.
@@ -153,6 +161,8 @@ def compose_scene(
         scene = _field_scene(sources, size, rng)
     elif kind == "virtual":
         scene = _virtual_scene(sources, size, rng, position)
+    elif kind == "empty":
+        scene = _empty_scene(sources, size, rng)
     else:
         scene = _grid_scene(sources, size, rng, pasted=kind == "paste")
     strength = float(rng.choice([0.15, 0.6, 1.0], p=[0.35, 0.35, 0.3]))
@@ -247,7 +257,7 @@ def _write_split(
 
 def _kinds(sources: Sources, recipe: Recipe, images: int) -> list[str]:
     spec = recipe.compose
-    shares = {"field": spec.share_field, "grid": spec.share_grid}
+    shares = {"field": spec.share_field, "grid": spec.share_grid, "empty": spec.share_empty}
     shares["paste"] = spec.share_paste if sources.cutouts else 0.0
     shares["virtual"] = spec.share_virtual if sources.film_seeds else 0.0
     names = list(shares)
@@ -346,6 +356,9 @@ def _grid_scene(sources: Sources, size: int, rng: Generator, *, pasted: bool) ->
     # Unequal rows and columns squeeze the cells, as fields resized to a square are.
     rows = int(np.clip(columns + rng.integers(-1, 2), 1, 7))
     fields = [vary_tile(*_pick_field(sources, rng, domain), rng=rng) for _ in range(rows * columns)]
+    # Most of a wide field holds no white cell: some grids are mostly red cells.
+    bare = rng.random() * sources.bare_tiles
+    fields = [_bare_tile(sources, domain, rng) if rng.random() < bare else each for each in fields]
     scene = place_grid(fields, size=size, rows=rows, columns=columns)
     typical = 0.4 * size / np.sqrt(rows * columns)
     if len(scene.boxes_xyxy):
@@ -354,6 +367,31 @@ def _grid_scene(sources: Sources, size: int, rng: Generator, *, pasted: bool) ->
         _paste_cells(sources, scene, typical, size, rng)
     if rng.random() < 0.5:
         scatter_debris(scene, cell_px=typical, count=int(rng.integers(1, 8)), rng=rng)
+    return scene
+
+
+def _bare_tile(sources: Sources, domain: str, rng: Generator) -> tuple[UInt8Image, Float32Array]:
+    nothing = np.zeros((0, 4), np.float32)
+    pixels, boxes = _pick_field(sources, rng, domain)
+    for _ in range(8):
+        window = window_without_cells(pixels, boxes, rng=rng)
+        if window is not None:
+            return window, nothing
+        pixels, boxes = _pick_field(sources, rng, domain)
+    # Fields full of cells: paper of the field's own colour is still no cell.
+    return np.full((64, 64, 3), background_colour(pixels), np.uint8), nothing
+
+
+def _empty_scene(sources: Sources, size: int, rng: Generator) -> Scene:
+    """Red cells, platelets and debris, and not one white cell."""
+    domain = _pick_domain(sources, rng)
+    columns = int(rng.integers(1, 7))
+    rows = int(np.clip(columns + rng.integers(-1, 2), 1, 7))
+    tiles = [_bare_tile(sources, domain, rng) for _ in range(rows * columns)]
+    scene = place_grid(tiles, size=size, rows=rows, columns=columns)
+    if rng.random() < 0.6:
+        cell_px = size * float(np.exp(rng.uniform(np.log(0.08), np.log(0.4))))
+        scatter_debris(scene, cell_px=cell_px, count=int(rng.integers(1, 8)), rng=rng)
     return scene
 
 
@@ -402,8 +440,12 @@ def _virtual_scene(sources: Sources, size: int, rng: Generator, position: float)
         resolution=(size, size),
         blur_sigma_um=profile.blur_sigma_um * float(rng.uniform(0.6, 1.3)),
     )
-    white = [cell for cell in film.cells if cell.is_white_cell]
-    centre = white[rng.integers(len(white))].centre_um
+    chance = rng.random()
+    near = [cell for cell in film.cells if cell.is_white_cell]
+    if chance < sources.bare_tiles / 2:
+        # Smudges, clumps and deposit are what a white cell is most often mistaken for.
+        near = [cell for cell in film.cells if not cell.is_white_cell] or near
+    centre = near[rng.integers(len(near))].centre_um
     shift = rng.uniform(-0.45, 0.45, 2) * size * profile.pixel_size_um
     where = (float(centre[0] + shift[0]), float(centre[1] + shift[1]))
     pixels = Optics(profile).capture(film, where, rng)

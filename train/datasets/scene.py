@@ -129,6 +129,36 @@ def vary_tile(
     return pixels[y : y + h, x : x + w], clip_visible(moved, w, h)
 
 
+def window_without_cells(
+    pixels: UInt8Image, boxes: Float32Array, *, rng: Generator
+) -> UInt8Image | None:
+    """A random part of a field that no labelled white cell reaches into; None without one.
+
+    Args:
+        pixels: RGB uint8 ``(H, W, 3)``.
+        boxes: every white cell of the field, pixel corners ``(N, 4)``.
+        rng: source of chance.
+    """
+    height, width = pixels.shape[:2]
+    # Boxes are tight and stain bleeds a little beyond them.
+    margin = 0.02 * max(width, height)
+    # Small windows are tried more often later on: single-cell pictures leave narrow strips.
+    for attempt in range(40):
+        side = min(width, height) * rng.uniform(0.2, max(0.25, 0.9 - 0.03 * attempt))
+        w = int(min(side * rng.uniform(0.8, 1.25), width))
+        h = int(min(side * rng.uniform(0.8, 1.25), height))
+        x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+        apart = (
+            (boxes[:, 2] + margin < x)
+            | (boxes[:, 0] - margin > x + w)
+            | (boxes[:, 3] + margin < y)
+            | (boxes[:, 1] - margin > y + h)
+        )
+        if apart.all() and min(w, h) >= 32:
+            return pixels[y : y + h, x : x + w]
+    return None
+
+
 def paste_cell(
     scene: Scene, cutout: Cutout, *, width: float, height: float, centre: tuple[float, float]
 ) -> bool:

@@ -1,0 +1,124 @@
+"""The figures in the README, taken from result files.
+
+Owns turning committed results into Markdown tables and putting them between markers, so
+that no figure in the README is typed by hand. Does not own measuring.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from edge_runtime.errors import DataError
+
+_SETS = {
+    "hcm_pbc": "hcm_pbc, test split",
+    "lcm_raabin": "lcm_raabin, test split",
+    "bccd": "bccd, test split",
+    "wbc_masks": "wbc-masks, test split",
+    "virtual": "virtual films",
+    "wide_hcm_pbc": "simulated wide fields of hcm_pbc",
+    "wide_lcm_raabin": "simulated wide fields of lcm_raabin",
+    "wide_bccd": "simulated wide fields of bccd",
+}
+
+
+def fill_readme(readme: str, results: Path) -> str:
+    """The README with every table between its markers made anew.
+
+    A table is written where its result file exists; otherwise it says "not measured yet".
+
+    Args:
+        readme: Markdown with lines ``<!-- name -->`` and ``<!-- /name -->``.
+        results: folder of result files.
+
+    Raises:
+        DataError: a marker is not closed or not known.
+    """
+    for name in re.findall(r"^<!-- ([a-z_]+) -->$", readme, re.MULTILINE):
+        if name not in _TABLES:
+            raise DataError(f"README marker {name!r}: no such table; known: {sorted(_TABLES)}")
+        block = re.compile(rf"<!-- {name} -->\n.*?<!-- /{name} -->", re.DOTALL)
+        if not block.search(readme):
+            raise DataError(f"README marker {name!r}: not closed by <!-- /{name} -->")
+        path = results / f"{name}.json"
+        table = "Not measured yet.\n"
+        if path.is_file():
+            table = _TABLES[name](json.loads(path.read_text(encoding="utf-8")))
+        text = f"<!-- {name} -->\n{table}<!-- /{name} -->"
+        readme = block.sub(lambda _, text=text: text, readme)  # type: ignore[misc]
+    return readme
+
+
+def _accuracy(result: dict[str, Any]) -> str:
+    backend = result["backend"]
+    lines = [
+        f"{result['bundle']}, {backend['artifact']} ({backend['precision']}) on {backend['name']} "
+        f"{backend['version']}, operating score {result['operating_score']:.2f}; "
+        f"{result['machine']}, {result['date']}.",
+        "",
+        "| set | fields | cells | AP50-95 | AP50 | AR | recall | precision | false cells |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, label in _SETS.items():
+        if name in result["sets"]:
+            row = result["sets"][name]
+            shown = (row[key] for key in ("ap", "ap50", "ar", "recall", "precision"))
+            lines.append(
+                f"| {label} | {row['images']} | {row['cells']} | "
+                + " | ".join(f"{value:.3f}" for value in shown)
+                + f" | {row['false_cells']} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _peers(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores, {machine['date'][:10]}; "
+        f"{result['threads']} threads, medians of {result['rounds']} interleaved rounds, "
+        f"{result['fields_per_run']} fields each.",
+        "",
+        "| contender | fields/s | peak memory, MB | first result, s |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, row in result["contenders"].items():
+        cells = [
+            f"{row[key]:.{digits}f}" if key in row else "–"
+            for key, digits in (("fields_per_s", 1), ("peak_memory_mb", 0), ("first_result_s", 2))
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", "| `leukoscope` against | wanted | measured | met |", "|---|---:|---:|---|"]
+    for row in result["targets"]:
+        wanted = f"≥ {row['at_least']}" if "at_least" in row else f"≤ {row['at_most']}"
+        lines.append(
+            f"| {row['peer']}: {row['figure']} | {wanted} | {row['ratio']:.3f} | "
+            f"{'yes' if row['met'] else 'no'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _folds(result: dict[str, Any]) -> str:
+    sets = [name for name in _SETS if any(name in f["sets"] for f in result["folds"].values())]
+    lines = [
+        f"AP50 per set; recipe {result['recipe']['name']}, {result['artifact']}; "
+        f"{result['machine']}, {result['date']}. One seed.",
+        "",
+        "| training | " + " | ".join(sets) + " |",
+        "|---|" + "---:|" * len(sets),
+    ]
+    for fold, row in result["folds"].items():
+        left_out = fold.removeprefix("without-")
+        cells = [
+            f"**{row['sets'][name]['ap50']:.3f}**"
+            if name.removeprefix("wide_") == left_out
+            else f"{row['sets'][name]['ap50']:.3f}"
+            for name in sets
+        ]
+        lines.append(f"| {fold} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n\nBold: the set whose domain this training never saw.\n"
+
+
+_TABLES = {"accuracy": _accuracy, "peers": _peers, "folds": _folds}
