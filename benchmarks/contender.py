@@ -52,7 +52,6 @@ def leukoscope(job: Job, marks: Marks) -> dict[str, Any]:
     import edge_runtime.cli  # noqa: F401  the command starts with it, so its time counts
     from edge_runtime.bundle import open_bundle
     from edge_runtime.cameras import open_camera
-    from edge_runtime.clinic.report_files import report_sinks
     from edge_runtime.film_run import film_runner, load_bundle
     from edge_runtime.settings import load_settings
 
@@ -60,10 +59,12 @@ def leukoscope(job: Job, marks: Marks) -> dict[str, Any]:
         flags={"backend": job["backend"], "threads": job["threads"], "score": SCORE}
     )
     opened = open_bundle(job["bundle"])
-    with open_camera(job["images"]) as camera, load_bundle(opened, settings) as loaded:
+    with load_bundle(opened, settings) as loaded, open_camera(job["images"]) as camera:
         sinks = []
         if job["report"] is not None:
             from pathlib import Path
+
+            from edge_runtime.clinic.report_files import report_sinks
 
             sinks = report_sinks(Path(job["report"]), save_frames=False)
         runner = film_runner(

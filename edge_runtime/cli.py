@@ -80,7 +80,6 @@ def run(
     """
     from edge_runtime.bundle import open_bundle, shipped_bundle_path
     from edge_runtime.cameras import open_camera
-    from edge_runtime.clinic.report_files import report_sinks
     from edge_runtime.film_run import film_runner, load_bundle
     from edge_runtime.settings import load_settings
 
@@ -96,9 +95,11 @@ def run(
     )
     opened = open_bundle(bundle or shipped_bundle_path())
     with (
-        open_camera(source, limit=settings.limit) as camera,
         load_bundle(opened, settings) as loaded,
+        open_camera(source, limit=settings.limit) as camera,
     ):
+        from edge_runtime.clinic.report_files import report_sinks
+
         sinks = report_sinks(out, save_frames=settings.save_frames)
         with _Progress() as progress:
             runner = film_runner(

@@ -19,7 +19,8 @@ FilmState = Literal["complete", "interrupted"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built on first use: a film's first result should not wait for its last page.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class BundleRecord(_Record):

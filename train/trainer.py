@@ -51,6 +51,8 @@ def train_detector(
     """
     # Ultralytics asks its servers for news at import unless it is told not to.
     os.environ.setdefault("YOLO_OFFLINE", "true")
+    # Read before ultralytics is imported: it sets the variable to 1.
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     import torch
     from ultralytics import YOLO
     from ultralytics import __version__ as ultralytics_version
@@ -62,7 +64,7 @@ def train_detector(
         if not last.is_file():
             raise DataError(f"{last}: no checkpoint to resume; start without --resume")
         model = YOLO(str(last))
-        _tune_for_cpu(model, recipe)
+        _tune_for_cpu(model, recipe, threads)
         model.train(resume=True, device=chosen)
     else:
         data_yaml = out / "data" / "data.yaml"
@@ -71,7 +73,7 @@ def train_detector(
         model = YOLO(str(_write_model_yaml(recipe, out)), task="detect")
         if start_from is not None and not start_from.is_file():
             raise DataError(f"checkpoint {start_from}: no such file; mend --start-from")
-        _tune_for_cpu(model, recipe)
+        _tune_for_cpu(model, recipe, threads)
         model.train(**_arguments(recipe, data_yaml, out, chosen, workers, start_from))
     weights = out / "run" / "weights"
     best = weights / "best.pt" if (weights / "best.pt").is_file() else last
@@ -193,7 +195,7 @@ def _arguments(
     }
 
 
-def _tune_for_cpu(model: Any, recipe: Recipe) -> None:
+def _tune_for_cpu(model: Any, recipe: Recipe, threads: int) -> None:
     """All cores, and convolutions in channels-last order: same numbers, half the time.
 
     Ultralytics leaves one core idle for loading data, which costs half of a two-core machine.
@@ -203,7 +205,7 @@ def _tune_for_cpu(model: Any, recipe: Recipe) -> None:
 
     def tune(trainer: Any) -> None:
         if trainer.device.type == "cpu":
-            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+            torch.set_num_threads(threads)
         if recipe.train.channels_last:
             trainer.model.to(memory_format=torch.channels_last)
 
