@@ -49,9 +49,7 @@ def load_bundle(bundle: Bundle, settings: Settings) -> Iterator[LoadedBundle]:
     artifact = bundle.artifact_for(row.runtime)
     threads = settings.threads or os.cpu_count() or 1
     with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
-        opening = loader.submit(
-            open_backend, row, bundle.contents[artifact.path], threads=threads
-        )
+        opening = loader.submit(open_backend, row, bundle.contents[artifact.path], threads=threads)
         # OpenCV and the pipeline load while the backend reads its model: the first result
         # comes a tenth of a second earlier.
         from edge_runtime.pipeline import FilmRunner  # noqa: F401

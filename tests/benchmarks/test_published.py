@@ -49,9 +49,7 @@ def test_a_table_follows_its_result_file(tmp_path: Path) -> None:
 
 def test_what_has_no_result_is_not_measured(tmp_path: Path) -> None:
     readme = "<!-- folds -->\n0.99\n<!-- /folds -->\n"
-    assert fill_readme(readme, tmp_path) == (
-        "<!-- folds -->\nNot measured yet.\n<!-- /folds -->\n"
-    )
+    assert fill_readme(readme, tmp_path) == ("<!-- folds -->\nNot measured yet.\n<!-- /folds -->\n")
 
 
 def test_wrong_markers_are_named(tmp_path: Path) -> None:
