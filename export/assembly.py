@@ -68,6 +68,7 @@ class ExportOptions:
         calibration_set: an earlier draw to use again instead of drawing.
         score: operating point; None chooses it on the validation fields.
         date: of the measurement, as written into the card.
+        cpu_only: leave the TensorRT artifact out; the manifest then names none.
     """
 
     name: str
@@ -82,6 +83,7 @@ class ExportOptions:
     score: float | None = None
     working_scale: WorkingScale = DEFAULT_SCALE
     threads: int = 1
+    cpu_only: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in METHOD_CHOICES:
@@ -151,7 +153,7 @@ def assemble(
     spec = detector_spec(
         architecture=run.architecture,
         image_size=run.image_size,
-        artifacts=[CPU, TENSORRT],
+        artifacts=[CPU] if options.cpu_only else [CPU, TENSORRT],
         working_scale=options.working_scale,
     )
     validation, test = run.validation_fields(), run.test_fields()
@@ -166,7 +168,7 @@ def assemble(
         run, float_model, measure, float_ap, calibration, say
     )
     gate = [GateRow(CPU.path, "onnxruntime", parity)]
-    others = [(TENSORRT.path, "onnxruntime")]
+    others = [] if options.cpu_only else [(TENSORRT.path, "onnxruntime")]
     if _runs_here("openvino"):
         others.insert(0, (CPU.path, "openvino"))
     for path, backend in others:
@@ -254,10 +256,9 @@ def _quantise(
             lambda: calibration_tensors(calibration, folders, spec.input),
             method=method,
         )
-        models = {
-            CPU.path: quantise_for_cpu(float_model, ranges),
-            TENSORRT.path: quantise_for_tensorrt(float_model, ranges),
-        }
+        models = {CPU.path: quantise_for_cpu(float_model, ranges)}
+        if not options.cpu_only:
+            models[TENSORRT.path] = quantise_for_tensorrt(float_model, ranges)
         say(f"{CPU.path} on onnxruntime")
         finds = measure.finds(models[CPU.path], "onnxruntime")
         parity = parity_gate(float_ap, measure.ap(finds), allowed_points=options.allowed_points)

@@ -93,6 +93,9 @@ def bundle(
         int, typer.Option(min=1, help="windows per field, at most")
     ] = DEFAULT_SCALE.max_windows,
     threads: Annotated[int, typer.Option(min=1, help="fields measured at once")] = 1,
+    cpu_only: Annotated[
+        bool, typer.Option("--cpu-only", help="leave the TensorRT artifact out of the bundle")
+    ] = False,
     date: Annotated[
         str | None,
         typer.Option(help="date written into the card [default: SOURCE_DATE_EPOCH, or today]"),
@@ -131,6 +134,7 @@ def bundle(
             }
         ),
         threads=threads,
+        cpu_only=cpu_only,
     )
     with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as scratch:
         _say(f"{training.checkpoint} to float ONNX")
