@@ -81,7 +81,7 @@ def tensor_of(pixels: UInt8Image, window: Window, spec: InputSpec) -> Float32Arr
         view = np.asarray(cv2.resize(view, (width, height), interpolation=method), np.uint8)
     canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
     canvas[window.pad_y : window.pad_y + height, window.pad_x : window.pad_x + width] = view
-    # One fused pass instead of transpose, cast and multiply: 0.15 ms against 1.1 ms at 320 px.
+    # One fused pass instead of transpose, cast and multiply.
     blob = cv2.dnn.blobFromImage(canvas, scalefactor=spec.scale, swapRB=False, ddepth=cv2.CV_32F)
     return np.asarray(blob, np.float32)
 

@@ -196,7 +196,7 @@ def _arguments(
 
 
 def _tune_for_cpu(model: Any, recipe: Recipe, threads: int) -> None:
-    """All cores, and convolutions in channels-last order: same numbers, half the time.
+    """All cores, and convolutions in channels-last order: same numbers, less time.
 
     Ultralytics leaves one core idle for loading data, which costs half of a two-core machine.
     OMP_NUM_THREADS, where set, is the limit, so that several runs can share a machine.

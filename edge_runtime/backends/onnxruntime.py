@@ -9,7 +9,7 @@ Owns session options. Each of ``threads`` concurrent calls runs on one thread of
   frames that cost 33 ms instead of 10 ms per field; with one thread per call there is
   nobody to wait for, so nobody spins.
 
-``benchmarks/results/session_options.json`` holds the measurement.
+``leukoscope bench session-options`` measures it; no result is committed yet.
 """
 
 from __future__ import annotations

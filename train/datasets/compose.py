@@ -4,8 +4,8 @@ Owns the mix and writes it in YOLO layout, so that a person can look at it and a
 trainer can read it. Does not own how a single scene is made (``scene``, ``appearance``).
 
 Why offline: geometry and stain change far beyond what a trainer's own augmentation does
-(cells from 3 % to 70 % of the width, squeezed fields, blue-grey red cells), and each
-picture costs as much as a third of a training step; drawn once, it serves every epoch.
+(cells from 3 % to 70 % of the width, squeezed fields, blue-grey red cells), and a
+picture is costly to make; drawn once, it serves every epoch.
 """
 
 from __future__ import annotations

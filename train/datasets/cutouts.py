@@ -18,10 +18,10 @@ from edge_runtime.errors import DataError
 from edge_runtime.types import Float32Array, UInt8Image
 from train.datasets.appearance import background_colour
 
-# Optical density (natural log) of the red channel above which a PBC pixel is nucleus or
-# basophil granule rather than red cell; read off histograms inside and outside the boxes.
+# Optical density (natural log) of the red channel above which a PBC pixel is taken for nucleus or
+# basophil granule rather than red cell; a guess checked by eye only, not a fit.
 _NUCLEUS_RED_DENSITY = 0.45
-# A PBC platelet covers about 15 x 15 px; more nucleus colour than two of them is a cell.
+# More nucleus colour than a few platelets have is taken for a second cell; by eye.
 _SECOND_CELL_PX = 450
 
 
