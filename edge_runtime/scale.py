@@ -18,6 +18,8 @@ from edge_runtime.types import Float32Array, UInt8Image
 # Red cells are 7.5 um wide and vary little; white cells on a film about 13 um.
 _WHITE_PER_RED_DIAMETER = 13.0 / 7.5
 _FEWEST_RED_CELLS = 6
+# Small lymphocytes to large blasts, and what the estimate from red cells is off by.
+_FINDS_PER_RED_ESTIMATE = (0.75, 2.0)
 # A field squeezed from 16:9 to a square has cells 1.78 times as high as wide.
 _LARGEST_SQUEEZE = 1.9
 # Beyond this enlargement there is nothing more to see.
@@ -46,6 +48,20 @@ def cell_size_of_finds(boxes_xyxy: Float32Array) -> CellSize | None:
         squeeze = float(np.clip(squeeze, 0.75, 1.33))
     side = float(np.sqrt(width * height))
     return CellSize(side * np.sqrt(squeeze), side / np.sqrt(squeeze))
+
+
+def agreed_cell_size(found: CellSize | None, expected: CellSize | None) -> CellSize | None:
+    """The finds' size, unless red cells say that no white cell is that small or large.
+
+    Args:
+        found: from the finds of the whole view (see ``cell_size_of_finds``).
+        expected: from red cells (see ``cell_size_from_red_cells``).
+    """
+    if found is None or expected is None:
+        return expected if found is None else found
+    low, high = _FINDS_PER_RED_ESTIMATE
+    ratio = np.sqrt(found.width * found.height / (expected.width * expected.height))
+    return found if low <= ratio <= high else expected
 
 
 def cell_size_from_red_cells(pixels: UInt8Image) -> CellSize | None:

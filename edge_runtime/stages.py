@@ -17,6 +17,7 @@ from edge_runtime.postprocess import decode_xywh_scores, suppress_doubles
 from edge_runtime.preprocess import Window, fit_window, tensor_of
 from edge_runtime.scale import (
     CellSize,
+    agreed_cell_size,
     cell_size_from_red_cells,
     cell_size_of_finds,
     windows_at_scale,
@@ -27,6 +28,10 @@ from edge_runtime.types import Detections, Frame
 _CUT_PX = 2.0
 # A find of which this share lies in a better one is a part of the same cell.
 _PART_SHARE = 0.7
+# Finds of the whole view that fix the scale: those near the best one, and above this
+# score without asking the red cells.
+_NEAR_BEST = 0.75
+_BEYOND_DOUBT = 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +117,12 @@ class Detector:
         if frame.pixel_size_um is not None:
             side = scale.cell_um / frame.pixel_size_um
             return CellSize(side, side)
-        trusted = coarse.select(coarse.scores >= scale.probe_score)
+        best = float(coarse.scores.max(initial=0.0))
+        trusted = coarse.select(coarse.scores >= max(scale.probe_score, _NEAR_BEST * best))
         found = cell_size_of_finds(trusted.boxes_xyxy)
-        return cell_size_from_red_cells(frame.pixels) if found is None else found
+        if found is not None and best >= _BEYOND_DOUBT:
+            return found
+        return agreed_cell_size(found, cell_size_from_red_cells(frame.pixels))
 
     def _finish(self, found: Detections) -> Detections:
         thresholds = self._spec.thresholds

@@ -54,6 +54,9 @@ class ComposeSpec(_Strict):
     bare_tiles: float = Field(
         default=0.0, ge=0, le=1, description="largest share of grid tiles without a white cell"
     )
+    share_fitted: float = Field(
+        default=0.4, ge=0, le=1, description="of the field pictures: whole and unsqueezed"
+    )
     virtual_films: int = 16
     validation_images: int = Field(default=120, description="composed from validation fields")
 

@@ -15,6 +15,7 @@ from edge_runtime.image_file import read_image
 from edge_runtime.preprocess import Window, tensor_of
 from edge_runtime.scale import (
     CellSize,
+    agreed_cell_size,
     cell_size_from_red_cells,
     cell_size_of_finds,
     windows_at_scale,
@@ -122,6 +123,27 @@ def test_the_size_of_finds_is_their_median() -> None:
     outlier = cell_size_of_finds(boxes)
     assert outlier is not None
     assert outlier.width < 30
+
+
+@pytest.mark.parametrize(
+    ("found", "red", "agreed"),
+    [
+        (None, None, None),
+        (None, 50, 50),
+        (40, None, 40),
+        (40, 50, 40),
+        (90, 50, 90),
+        (30, 50, 50),  # as small as a red cell
+        (110, 50, 50),  # no white cell is so large
+    ],
+)
+def test_red_cells_overrule_finds_of_no_cells_size(
+    found: float | None, red: float | None, agreed: float | None
+) -> None:
+    def size(side: float | None) -> CellSize | None:
+        return None if side is None else CellSize(1.1 * side, side / 1.1)
+
+    assert agreed_cell_size(size(found), size(red)) == size(agreed)
 
 
 def test_no_find_has_no_size() -> None:

@@ -254,3 +254,16 @@ def test_rubbish_from_a_model_is_no_rubbish_in_the_report(
     assert np.isfinite(boxes).all()
     assert np.all((boxes >= 0) & (boxes <= 160))
     assert np.all((scores >= 0) & (scores <= 1))
+
+
+@pytest.mark.parametrize(("score", "looks_closer"), [(0.5, True), (0.95, False)])
+def test_red_cells_overrule_a_doubtful_giant(
+    toy_bundle: Bundle, score: float, looks_closer: bool
+) -> None:
+    """A dirt spot taken for one huge cell must not keep the small ones out of sight."""
+    red: list[Disc] = [(x, y, 12) for x in range(30, 620, 40) for y in range(30, 620, 40)]
+    answer = np.zeros((1, 5, 882), np.float32)
+    answer[0, :, 0] = [SIDE / 2, SIDE / 2, 0.6 * SIDE, 0.6 * SIDE, score]
+    detector = detector_of(toy_bundle, _Tensors(GOOD_IN, GOOD_OUT, answer))
+    pixels = paint_field(640, 640, [], red_cells=red)
+    assert (detector.examine(Frame(0, 0, pixels, "field")).windows > 1) == looks_closer

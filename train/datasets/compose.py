@@ -26,6 +26,13 @@ from numpy.random import Generator
 from calibration.fields import LabelledField, digest_files, load_fields, xyxy_to_xywhn
 from edge_runtime.errors import DataError, StoreError
 from edge_runtime.types import Float32Array, UInt8Image
+from edge_runtime.virtual_film import (
+    PROFILES,
+    OpticalProfile,
+    Optics,
+    VirtualFilm,
+    truth_in_window,
+)
 from train.datasets.appearance import (
     background_colour,
     eyepiece_stop,
@@ -75,15 +82,17 @@ class Sources:
         cutouts: single-cell pictures by source name.
         film_seeds: seeds of the virtual films; empty when virtual films are left out.
         bare_tiles: largest share of a grid's tiles that hold no white cell.
+        share_fitted: share of the ``field`` pictures that show the whole field, unsqueezed.
     """
 
     fields: dict[str, list[LabelledField]]
     cutouts: dict[str, list[CutoutSource]]
     film_seeds: list[int]
     bare_tiles: float = 0.0
+    share_fitted: float = 0.4
     _pixels: dict[Path, tuple[UInt8Image, Float32Array]] = field(default_factory=dict)
     _cutouts: dict[Path, Cutout] = field(default_factory=dict)
-    _films: dict[int, object] = field(default_factory=dict)
+    _films: dict[int, VirtualFilm] = field(default_factory=dict)
 
     def read(self, item: LabelledField) -> tuple[UInt8Image, Float32Array]:
         """Pixels (shrunk to the cache side) and pixel boxes of a field."""
@@ -146,7 +155,8 @@ def open_sources(recipe: Recipe, split: str) -> Sources:
     first = 1000 * recipe.compose.seed + (500 if split == "val" else 0)
     count = recipe.compose.virtual_films if split == "train" else 3
     seeds = [] if recipe.leave_out == "virtual" else list(range(first, first + count))
-    return Sources(fields, cutouts, seeds, recipe.compose.bare_tiles)
+    spec = recipe.compose
+    return Sources(fields, cutouts, seeds, spec.bare_tiles, spec.share_fitted)
 
 
 def compose_scene(
@@ -162,7 +172,7 @@ def compose_scene(
     elif kind == "virtual":
         scene = _virtual_scene(sources, size, rng, position)
     elif kind == "empty":
-        scene = _empty_scene(sources, size, rng)
+        scene = _empty_scene(sources, size, rng, position)
     else:
         scene = _grid_scene(sources, size, rng, pasted=kind == "paste")
     strength = float(rng.choice([0.15, 0.6, 1.0], p=[0.35, 0.35, 0.3]))
@@ -340,7 +350,7 @@ def _pick_domain(sources: Sources, rng: Generator) -> str:
 
 def _field_scene(sources: Sources, size: int, rng: Generator) -> Scene:
     pixels, boxes = _pick_field(sources, rng, _pick_domain(sources, rng))
-    if rng.random() < 0.4:
+    if rng.random() < sources.share_fitted:
         # As the device shows it: fitted to the canvas.
         return place_field(pixels, boxes, size=size, zoom=(1.0, 1.0), rng=rng, turn=True)
     zoom = float(np.exp(rng.uniform(np.log(0.4), np.log(1.8))))
@@ -382,8 +392,12 @@ def _bare_tile(sources: Sources, domain: str, rng: Generator) -> tuple[UInt8Imag
     return np.full((64, 64, 3), background_colour(pixels), np.uint8), nothing
 
 
-def _empty_scene(sources: Sources, size: int, rng: Generator) -> Scene:
+def _empty_scene(sources: Sources, size: int, rng: Generator, position: float) -> Scene:
     """Red cells, platelets and debris, and not one white cell."""
+    if sources.film_seeds and rng.random() < 0.5:
+        scene = _virtual_scene(sources, size, rng, position, empty=True)
+        if len(scene.boxes_xyxy) == 0:
+            return scene
     domain = _pick_domain(sources, rng)
     columns = int(rng.integers(1, 7))
     rows = int(np.clip(columns + rng.integers(-1, 2), 1, 7))
@@ -420,16 +434,11 @@ def _paste_cells(sources: Sources, scene: Scene, typical: float, size: int, rng:
             last = (*centre, width, height)
 
 
-def _virtual_scene(sources: Sources, size: int, rng: Generator, position: float) -> Scene:
-    from edge_runtime.virtual_film import PROFILES, Optics, VirtualFilm, truth_in_window
-
-    seed = sources.film_seeds[int(position * len(sources.film_seeds))]
-    if seed not in sources._films:
-        sources._films.clear()
-        sources._films[seed] = VirtualFilm.build(seed)
-    film = sources._films[seed]
-    if not isinstance(film, VirtualFilm):
-        raise TypeError("film cache holds something else")
+def _virtual_scene(
+    sources: Sources, size: int, rng: Generator, position: float, *, empty: bool = False
+) -> Scene:
+    """A window of a virtual film; ``empty`` looks for one without a white cell."""
+    film = _virtual_film(sources, position)
     share = float(np.exp(rng.uniform(np.log(0.035), np.log(0.5))))
     names = sorted(PROFILES)
     profile = PROFILES[names[rng.integers(len(names))]]
@@ -440,18 +449,38 @@ def _virtual_scene(sources: Sources, size: int, rng: Generator, position: float)
         resolution=(size, size),
         blur_sigma_um=profile.blur_sigma_um * float(rng.uniform(0.6, 1.3)),
     )
-    chance = rng.random()
     near = [cell for cell in film.cells if cell.is_white_cell]
-    if chance < sources.bare_tiles / 2:
+    if rng.random() < sources.bare_tiles / 2:
         # Smudges, clumps and deposit are what a white cell is most often mistaken for.
         near = [cell for cell in film.cells if not cell.is_white_cell] or near
-    centre = near[rng.integers(len(near))].centre_um
-    shift = rng.uniform(-0.45, 0.45, 2) * size * profile.pixel_size_um
-    where = (float(centre[0] + shift[0]), float(centre[1] + shift[1]))
+    where = (0.0, 0.0)
+    for _ in range(12):
+        centre = near[rng.integers(len(near))].centre_um
+        if empty:
+            centre = (rng.uniform(0, film.spec.size_um[0]), rng.uniform(0, film.spec.size_um[1]))
+        shift = rng.uniform(-0.45, 0.45, 2) * size * profile.pixel_size_um
+        where = (float(centre[0] + shift[0]), float(centre[1] + shift[1]))
+        if not empty or not _white_boxes(film, profile, where, min_visible=0.0):
+            break
     pixels = Optics(profile).capture(film, where, rng)
-    boxes = [
+    boxes = _white_boxes(film, profile, where, min_visible=0.0 if empty else 0.35)
+    return Scene(np.array(pixels, np.uint8), np.array(boxes, np.float32).reshape(-1, 4))
+
+
+def _virtual_film(sources: Sources, position: float) -> VirtualFilm:
+    """The film whose turn it is; only the newest is kept."""
+    seed = sources.film_seeds[int(position * len(sources.film_seeds))]
+    if seed not in sources._films:
+        sources._films.clear()
+        sources._films[seed] = VirtualFilm.build(seed)
+    return sources._films[seed]
+
+
+def _white_boxes(
+    film: VirtualFilm, profile: OpticalProfile, where: tuple[float, float], *, min_visible: float
+) -> list[tuple[float, float, float, float]]:
+    return [
         cell.box_xyxy
-        for cell in truth_in_window(film, profile, where, min_visible=0.35)
+        for cell in truth_in_window(film, profile, where, min_visible=min_visible)
         if cell.is_white_cell
     ]
-    return Scene(np.array(pixels, np.uint8), np.array(boxes, np.float32).reshape(-1, 4))
