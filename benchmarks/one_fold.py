@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.bundle import open_bundle
-from export.bundle_writer import write_float_bundle
+from calibration.accuracy import choose_operating_point
+from calibration.fields import load_fields
+from edge_runtime.bundle import Artifact, open_bundle
+from export.bundle_writer import DEFAULT_THRESHOLDS, detector_spec, write_float_bundle
+from export.evaluation import find_in_domains
 from export.float_onnx import float_onnx
 from train.evaluate import evaluate_bundle, evaluation_sets, write_results
-from train.recipe import load_recipe
+from train.recipe import Recipe, load_recipe
 from train.trainer import train_detector
 
 
@@ -32,11 +35,32 @@ def run_fold(arguments: dict[str, Any]) -> None:
     best = work / "run" / "weights" / "best.pt"
     if not (work / "training.json").is_file():
         best = train_detector(fold, work)
-    onnx = float_onnx(best, work / "float.onnx", recipe.compose.size)
-    bundle = write_float_bundle(onnx, work / "bundle", image_size=recipe.compose.size)
+    size = recipe.compose.size
+    onnx = float_onnx(best, work / "float.onnx", size)
+    thresholds = DEFAULT_THRESHOLDS.model_copy(update={"score": _operating_score(fold, onnx)})
+    bundle = write_float_bundle(onnx, work / "bundle", image_size=size, thresholds=thresholds)
     results = evaluate_bundle(open_bundle(bundle), evaluation_sets(recipe))
     results["minutes"] = round((time.monotonic() - started) / 60, 1)
     write_results(results, work / "evaluation.json")
+
+
+def _operating_score(fold: Recipe, onnx: Path) -> float:
+    domains = {
+        domain.name: load_fields(
+            Path(fold.data_root) / domain.path,
+            "val",
+            domain=domain.name,
+            keep_classes=domain.white_cell_classes,
+            class_count=domain.class_count,
+        )
+        for domain in fold.domains
+        if domain.name != fold.leave_out
+    }
+    artifact = Artifact(path=onnx.name, runtime="cpu", precision="float32", quantisation="none")
+    spec = detector_spec(
+        architecture=fold.model, image_size=fold.compose.size, artifacts=[artifact]
+    )
+    return choose_operating_point(find_in_domains(spec, onnx.read_bytes(), domains)).score
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ _SETS = {
     "wide_bccd": "simulated wide fields of bccd",
 }
 
+_UNSEEN = ("ap", "recall", "precision")
+
 
 def fill_readme(readme: str, results: Path) -> str:
     """The README with every table between its markers made anew.
@@ -118,7 +120,21 @@ def _folds(result: dict[str, Any]) -> str:
             for name in sets
         ]
         lines.append(f"| {fold} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n\nBold: the set whose domain this training never saw.\n"
+    lines += ["", "Bold: a set whose domain this training never saw. For these sets:", ""]
+    lines += [
+        "| set | AP50-95 unseen | seen | recall unseen | seen | precision unseen | seen |",
+        "|---|" + "---:|" * 6,
+    ]
+    seen = result["folds"].get("relu")
+    for fold, row in result["folds"].items():
+        left_out = fold.removeprefix("without-")
+        for name in sets:
+            if name.removeprefix("wide_") == left_out and seen is not None:
+                shown = (
+                    f"{each['sets'][name][key]:.3f}" for key in _UNSEEN for each in (row, seen)
+                )
+                lines.append(f"| {name} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
 
 
 _TABLES = {"accuracy": _accuracy, "peers": _peers, "folds": _folds}

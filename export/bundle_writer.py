@@ -137,13 +137,16 @@ def write_bundle(
     return open_bundle(out)
 
 
-def write_float_bundle(onnx: Path, out: Path, *, image_size: int) -> Path:
+def write_float_bundle(
+    onnx: Path, out: Path, *, image_size: int, thresholds: Thresholds = DEFAULT_THRESHOLDS
+) -> Path:
     """Writes a bundle around a float model, for comparisons; it is not one to ship.
 
     Args:
         onnx: out of ``export.float_onnx``.
         out: bundle folder or ``.zip`` file.
         image_size: side of the model's input in pixels.
+        thresholds: the operating point and the rest.
 
     Raises:
         BundleError: it would not verify.
@@ -160,12 +163,15 @@ def write_float_bundle(onnx: Path, out: Path, *, image_size: int) -> Path:
         name="float-comparison",
         version="0.0.0",
         detector=detector_spec(
-            architecture="float comparison", image_size=image_size, artifacts=[artifact]
+            architecture="float comparison",
+            image_size=image_size,
+            artifacts=[artifact],
+            thresholds=thresholds,
         ),
         calibration=CalibrationSummary(digest="", images=0, domains={}, method="none"),
         model_card=ModelCard(
             title="Float model for a comparison",
-            summary="Made by a benchmark; the operating point is a default, not a choice.",
+            summary="Made by a benchmark; not one to ship.",
             limits=(RESEARCH_USE,),
             licence="AGPL-3.0-or-later",
             training_data=(),

@@ -5,6 +5,7 @@ Owns flags and tables. Does not own training or evaluation.
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=f"Train and evaluate detectors. {RESEARCH_USE}",
 )
+
+
+class Split(str, Enum):
+    """Fields that no training saw."""
+
+    TEST = "test"
+    VAL = "val"
+
 
 RecipeOption = Annotated[
     str, typer.Option(help="recipe YAML, or the name of a shipped one such as wbc-detector")
@@ -96,7 +105,7 @@ def evaluate(
         Path | None, typer.Option(help="bundle folder or file [default: shipped demo]")
     ] = None,
     data: DataOption = None,
-    split: Annotated[str, typer.Option(help="test or val")] = "test",
+    split: Annotated[Split, typer.Option(help="fields to measure on")] = Split.TEST,
     backend: Annotated[str, typer.Option(help="auto, onnxruntime or openvino")] = "auto",
 ) -> None:
     """Measure a bundle per domain, through the path a device runs (COCO definitions)."""
@@ -105,9 +114,15 @@ def evaluate(
 
     chosen = _recipe(recipe, data)
     opened = open_bundle(bundle or shipped_bundle_path())
-    results = evaluate_bundle(opened, evaluation_sets(chosen, split=split), backend=backend)
+    results = evaluate_bundle(
+        opened,
+        evaluation_sets(chosen, split=split.value),
+        backend=backend,
+        progress=lambda name: typer.echo(f"measured: {name}", err=True),
+    )
     write_results(results, out)
     _print_table(results)
+    typer.echo(f"best mean F1 at score {results['best_f1_score']:.2f}")
     typer.echo(f"written to {out}")
 
 
