@@ -2,3 +2,5 @@
 
 Imports neither torch nor ultralytics; import-linter and one test hold it to that.
 """
+
+__version__ = "0.1.0"

@@ -11,7 +11,6 @@ import io
 import os
 import signal
 import sys
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +20,8 @@ from edge_runtime.errors import LeukoscopeError
 from edge_runtime.film_report import RESEARCH_USE
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from edge_runtime.film_report import FilmReport
     from edge_runtime.types import RunStatus
 
@@ -28,17 +29,11 @@ COMMAND_GROUP = "leukoscope.commands"
 EXIT_BAD_INPUT = 2
 
 
-def _plugged_epilog() -> str:
-    names = ", ".join(sorted(point.name for point in entry_points(group=COMMAND_GROUP)))
-    return f"Commands of other packages, each with its own --help: {names}" if names else ""
-
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help=f"White-cell screening on low-cost microscopes. {RESEARCH_USE}",
-    epilog=_plugged_epilog(),
 )
 
 
@@ -152,10 +147,20 @@ def main() -> None:
 
 def _dispatch(arguments: list[str]) -> None:
     """Own commands, or those of the package whose name comes first."""
-    for point in entry_points(group=COMMAND_GROUP) if arguments else ():
-        if point.name == arguments[0]:
-            _call(point, arguments[1:])
+    own = [command.callback.__name__ for command in app.registered_commands if command.callback]
+    if arguments[:1] == [] or arguments[0] not in own:
+        # Only now: the metadata of all installed packages is read for it.
+        from importlib.metadata import entry_points
+
+        plugged = {point.name: point for point in entry_points(group=COMMAND_GROUP)}
+        if arguments and arguments[0] in plugged:
+            _call(plugged[arguments[0]], arguments[1:])
             return
+        if plugged:
+            app.info.epilog = (
+                "Commands of other packages, each with its own --help: "
+                f"{', '.join(sorted(plugged))}"
+            )
     app(prog_name="leukoscope")
 
 

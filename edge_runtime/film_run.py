@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from edge_runtime import __version__
 from edge_runtime.backends import InferenceBackend, backend_row, open_backend
 from edge_runtime.bundle import Bundle
 from edge_runtime.cameras import Camera
@@ -99,7 +99,7 @@ def film_runner(
         ),
         class_names=manifest.detector.classes,
         settings=in_force,
-        version=installed_version(),
+        version=__version__,
     )
     return FilmRunner(
         camera=camera,
@@ -109,11 +109,3 @@ def film_runner(
         setup=setup,
         on_status=on_status,
     )
-
-
-def installed_version() -> str:
-    """This program's version, or ``unknown`` when run from a bare checkout."""
-    try:
-        return version("leukoscope")
-    except PackageNotFoundError:
-        return "unknown"

@@ -164,19 +164,15 @@ def assemble(
     float_finds = measure.finds(float_model, "onnxruntime")
     float_ap = measure.ap(float_finds)
 
-    chosen, models, int8_finds, parity = _quantise(
-        run, float_model, measure, float_ap, calibration, say
-    )
-    gate = [GateRow(CPU.path, "onnxruntime", parity)]
-    others = [] if options.cpu_only else [(TENSORRT.path, "onnxruntime")]
+    made = _quantise(run, float_model, measure, float_ap, calibration, say)
+    models = {path: each.model for path, each in made.items()}
+    gate = [GateRow(path, "onnxruntime", each.parity) for path, each in made.items()]
     if _runs_here("openvino"):
-        others.insert(0, (CPU.path, "openvino"))
-    for path, backend in others:
-        say(f"{path} on {backend}")
-        ap = measure.ap(measure.finds(models[path], backend))
+        say(f"{CPU.path} on openvino")
+        ap = measure.ap(measure.finds(models[CPU.path], "openvino"))
         verdict = parity_gate(float_ap, ap, allowed_points=options.allowed_points)
-        gate.append(GateRow(path, backend, verdict))
-    point = _operating_point(int8_finds, options.score)
+        gate.insert(1, GateRow(CPU.path, "openvino", verdict))
+    point = _operating_point(made[CPU.path].finds, options.score)
     score = point.score
     say(f"both on {_count(test)} test fields")
     on_test = _Measurement(spec, test, options)
@@ -185,6 +181,7 @@ def assemble(
     spec = spec.model_copy(
         update={"thresholds": DEFAULT_THRESHOLDS.model_copy(update={"score": score})}
     )
+    chosen = _methods(made)
     draft = _draft(spec, calibration, chosen, card, int8_test, models, options)
     facts = tuple(
         ArtifactFacts(path, len(content), convolution_work(load_graph(content)).share)
@@ -229,6 +226,16 @@ class _Measurement:
         return {name: figures.ap for name, figures in self.metrics(finds, 0.5).items()}
 
 
+@dataclass(frozen=True, slots=True)
+class _Quantised:
+    """One artifact, how its ranges were found, what it finds and the verdict."""
+
+    method: Method
+    model: bytes
+    finds: dict[str, LabelledFinds]
+    parity: ParityResult
+
+
 def _quantise(
     run: TrainingRun,
     float_model: bytes,
@@ -236,16 +243,19 @@ def _quantise(
     float_ap: Mapping[str, float],
     calibration: CalibrationSet,
     say: Callable[[str], None],
-) -> tuple[Method, dict[str, bytes], dict[str, LabelledFinds], ParityResult]:
-    """Both artifacts, with the method asked for or the one whose worst domain loses least.
+) -> dict[str, _Quantised]:
+    """The artifacts by path, each with the method asked for, or the one that costs it least.
 
-    Returns:
-        Method, artifacts by path, what the CPU one finds on the validation fields, verdict.
+    Signed and unsigned activations suffer from different ranges, so each artifact has its
+    own method.
     """
     options, spec = measure.options, measure.spec
     folders = {pool.domain: pool.folder for pool in run.pools()}
     wanted = tensors_to_measure(float_model)
-    tried: list[tuple[Method, dict[str, bytes], dict[str, LabelledFinds], ParityResult]] = []
+    makers = {CPU.path: quantise_for_cpu}
+    if not options.cpu_only:
+        makers[TENSORRT.path] = quantise_for_tensorrt
+    best: dict[str, _Quantised] = {}
     for method in METHODS:
         if options.method not in (method, BEST):
             continue
@@ -256,16 +266,15 @@ def _quantise(
             lambda: calibration_tensors(calibration, folders, spec.input),
             method=method,
         )
-        models = {CPU.path: quantise_for_cpu(float_model, ranges)}
-        if not options.cpu_only:
-            models[TENSORRT.path] = quantise_for_tensorrt(float_model, ranges)
-        say(f"{CPU.path} on onnxruntime")
-        finds = measure.finds(models[CPU.path], "onnxruntime")
-        parity = parity_gate(float_ap, measure.ap(finds), allowed_points=options.allowed_points)
-        worst = parity.worst
-        say(f"{method}: {worst.lost_points:+.2f} AP points lost at worst, on {worst.domain}")
-        tried.append((method, models, finds, parity))
-    return min(tried, key=lambda each: each[3].worst.lost_points)
+        for path, maker in makers.items():
+            model = maker(float_model, ranges)
+            finds = measure.finds(model, "onnxruntime")
+            parity = parity_gate(float_ap, measure.ap(finds), allowed_points=options.allowed_points)
+            worst = parity.worst
+            say(f"{path}, {method}: {worst.lost_points:+.2f} AP points lost, on {worst.domain}")
+            if path not in best or worst.lost_points < best[path].parity.worst.lost_points:
+                best[path] = _Quantised(method, model, finds, parity)
+    return best
 
 
 def _draw(
@@ -340,6 +349,14 @@ def _draft(
             CALIBRATION_NAME: calibration.to_json().encode(),
         },
     )
+
+
+def _methods(made: Mapping[str, _Quantised]) -> str:
+    """One word where all artifacts share a method, otherwise each with its own."""
+    methods = {each.method for each in made.values()}
+    if len(methods) == 1:
+        return methods.pop()
+    return ", ".join(f"{each.method} ({path})" for path, each in made.items())
 
 
 def _runs_here(backend: str) -> bool:
