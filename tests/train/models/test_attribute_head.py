@@ -59,7 +59,6 @@ def test_taps_of_small_detectors(name: str, taps: tuple[Tap, ...]) -> None:
     assert describe_taps(DetectionModel(name, verbose=False), tapped_layers(name)) == taps
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "widths"), [("yolov5x.yaml", (160, 320)), ("yolo11m.yaml", (256, 512))]
 )
