@@ -7,7 +7,8 @@ Owns the tap on the detector, the pooling of cells and the head. Does not own th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -164,18 +165,39 @@ def pool_cells(
         rounds box corners to several pixels.
     """
     rois = torch.cat([picture_index.reshape(-1, 1).float(), boxes_xyxy.float()], dim=1)
-    pooled = [
-        roi_align(
-            each.float(),
-            rois,
-            output_size=size,
-            spatial_scale=1.0 / stride,
-            sampling_ratio=_SAMPLES,
-            aligned=True,
-        )
-        for each, stride in zip(maps, strides, strict=True)
-    ]
+    with _compiled_pooling():
+        pooled = [
+            roi_align(
+                each.float(),
+                rois,
+                output_size=size,
+                spatial_scale=1.0 / stride,
+                sampling_ratio=_SAMPLES,
+                aligned=True,
+            )
+            for each, stride in zip(maps, strides, strict=True)
+        ]
     return torch.cat(pooled, dim=1)
+
+
+@contextmanager
+def _compiled_pooling() -> Iterator[None]:
+    """Has torchvision take its own kernel where determinism is a wish, not a demand.
+
+    On a GPU, torchvision answers any request for determinism with a pooling written in
+    Python, which keeps every sample of every bin: gigabytes for the cells of one batch.
+    Ultralytics requests it by default, with warnings in place of errors; the kernel's
+    backward pass gives that warning. A strict request is honoured.
+    """
+    wished = torch.is_deterministic_algorithms_warn_only_enabled()
+    if not (torch.are_deterministic_algorithms_enabled() and wished):
+        yield
+        return
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def logit_widths(schema: AttributeSchema, outputs: HeadOutputs = "per_value") -> tuple[int, ...]:

@@ -152,6 +152,27 @@ def test_half_precision_maps_are_pooled_in_full() -> None:
     assert pooled.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("warn_only", "seen"), [(True, False), (False, True)])
+def test_only_a_strict_demand_for_determinism_reaches_the_pooling(
+    monkeypatch: pytest.MonkeyPatch, warn_only: bool, seen: bool
+) -> None:
+    flags = []
+
+    def record(maps: Any, rois: Any, **_: Any) -> Any:
+        flags.append(torch.are_deterministic_algorithms_enabled())
+        return maps.new_zeros(len(rois), 2, 24, 30)
+
+    monkeypatch.setattr("train.models.attribute_head.roi_align", record)
+    torch.use_deterministic_algorithms(True, warn_only=warn_only)
+    try:
+        pool_cells([torch.zeros(1, 2, 8, 8)], [4], torch.ones(1, 4), torch.zeros(1))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warn_only
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert flags == [seen]
+
+
 def test_no_cells_are_a_zero_with_a_gradient_down_to_the_maps() -> None:
     maps = torch.randn(1, 8, 16, 16, requires_grad=True)
     head = AttriHead(8, 4)
