@@ -118,7 +118,7 @@ def match_finds(
     flags: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
     for boxes, finds in zip(truth, found, strict=True):
         order = np.argsort(-finds.scores, kind="stable")
-        overlap = _iou(finds.boxes_xyxy[order], boxes)
+        overlap = iou_matrix(finds.boxes_xyxy[order], boxes)
         right = np.zeros(len(order), bool)
         for row in range(len(order) if len(boxes) else 0):
             best = int(overlap[row].argmax())
@@ -238,7 +238,7 @@ def _xywh(boxes_xyxy: Float32Array) -> list[list[float]]:
     return rows
 
 
-def _iou(boxes: Float32Array, others: Float32Array) -> NDArray[np.float64]:
+def iou_matrix(boxes: Float32Array, others: Float32Array) -> NDArray[np.float64]:
     """Overlap of every box with every other, ``(N, M)``; both as pixel corners."""
     first, second = boxes.astype(np.float64), others.astype(np.float64).reshape(-1, 4)
     low = np.maximum(first[:, None, :2], second[None, :, :2])

@@ -1,0 +1,1 @@
+"""Networks that ultralytics does not have: attribute heads and detectors that carry one."""
