@@ -6,7 +6,7 @@ neither shifted nor turned crops of one field. Does not own which pictures may n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +26,8 @@ HASH_BYTES = 32
 # copies by 38 at most, nearly always below 24.
 DEFAULT_DISTANCE = 24
 MOST_PAIRS = 10_000
+# Couples of so many pictures, half a million, take some 40 MB while they are compared.
+_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,13 @@ def near_pairs(
     words = packed.view(np.uint64).reshape(len(places), HASH_BYTES // 8)
     found: dict[tuple[int, int], int] = {}
     for members in _candidates(bits, distance + 1):
-        # Row by row, so that a band that thousands share costs time but no memory.
-        for k, i in enumerate(members[:-1].tolist()):
-            others = members[k + 1 :]
-            others = others[kind_ids[others] != kind_ids[i]]
-            differing = np.bitwise_count(words[others] ^ words[i]).sum(axis=1, dtype=np.int64)
+        for one, other in _couples(members):
+            apart = kind_ids[one] != kind_ids[other]
+            i, j = one[apart], other[apart]
+            differing = np.bitwise_count(words[i] ^ words[j]).sum(axis=1, dtype=np.int64)
             near = differing <= distance
-            for j, count in zip(others[near].tolist(), differing[near].tolist(), strict=True):
-                found[min(i, j), max(i, j)] = count
+            for a, b, count in zip(i[near], j[near], differing[near], strict=True):
+                found[int(min(a, b)), int(max(a, b))] = int(count)
             if len(found) >= most:
                 return _pairs(found, places)[:most]
     return _pairs(found, places)
@@ -108,6 +109,17 @@ def _candidates(bits: NDArray[np.uint8], bands: int) -> list[Int64Array]:
     if sum(len(group) ** 2 for group in groups) > len(bits) ** 2:
         return [np.arange(len(bits))]
     return groups
+
+
+def _couples(members: Int64Array) -> Iterator[tuple[Int64Array, Int64Array]]:
+    """All couples of one group, as two arrays, in portions that memory can hold."""
+    if len(members) <= _AT_ONCE:
+        i, j = np.triu_indices(len(members), 1)
+        yield members[i], members[j]
+        return
+    for k in range(len(members) - 1):
+        others = members[k + 1 :]
+        yield np.broadcast_to(members[k], others.shape), others
 
 
 def _pairs(found: dict[tuple[int, int], int], places: list[int]) -> list[Pair]:

@@ -12,7 +12,7 @@ labelled inside their patch only.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,8 +138,14 @@ def write_patches(path: Path, images: Iterable[LabelledImage]) -> None:
                 writer.writerow([each.split, each.image.name, *values])
 
 
-def read_patches(path: Path) -> tuple[dict[tuple[str, str], Patch], list[str]]:
+def read_patches(
+    path: Path, known: Container[tuple[str, str]]
+) -> tuple[dict[tuple[str, str], Patch], list[str]]:
     """Patches by split and image name, and one ``file:line: why`` for every bad row.
+
+    Args:
+        path: the file.
+        known: the pictures there are, as split and image name.
 
     Raises:
         DataError: the file cannot be read or has other columns.
@@ -163,6 +169,8 @@ def read_patches(path: Path) -> tuple[dict[tuple[str, str], Patch], list[str]]:
             continue
         if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
             bad.append(f"{where}: no patch inside the picture: {_shown((x1, y1, x2, y2))}")
+        elif (split, image) not in known:
+            bad.append(f"{where}: no such picture as {split}/{image}")
         elif (split, image) in patches:
             bad.append(f"{where}: {split}/{image} has a patch already")
         else:

@@ -62,7 +62,7 @@ def read_together(attributes_root: Path, extra_root: Path) -> LabelledSet:
     return first.with_images((*first.images, *extra.images))
 
 
-def tested_here(attributes_root: Path) -> frozenset[str]:
+def files_tested_here(attributes_root: Path) -> frozenset[str]:
     """Pictures of ``wbc-domains`` that ``pbc-attributes`` tests on.
 
     A detector that is judged on the test split of ``pbc-attributes`` must not learn from them.

@@ -9,6 +9,7 @@ class list, where there is one, is taken by name. The ways to hold out validatio
 from __future__ import annotations
 
 import csv
+from collections.abc import Container
 from pathlib import Path
 
 from edge_runtime.errors import DataError
@@ -31,7 +32,8 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
             f"{root}: not a PCM-Leukemia folder; expected images/<split> with labels/<split>"
         )
     folder = read_yolo_folder(root, spec)
-    groups, bad = _read_groups(root / GROUP_FILE)
+    known = {each.image.name for each in folder.fields}
+    groups, bad = _read_groups(root / GROUP_FILE, known)
     images = tuple(
         LabelledImage(
             each.image,
@@ -42,8 +44,6 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
         )
         for each in folder.fields
     )
-    known = {each.image.name for each in images}
-    bad += [f"{root / GROUP_FILE}: {name}: no such picture" for name in groups if name not in known]
     unknown = sum(each.group is None for each in images)
     notes = list(folder.notes)
     if unknown:
@@ -59,7 +59,7 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
     )
 
 
-def _read_groups(file: Path) -> tuple[dict[str, str], list[str]]:
+def _read_groups(file: Path, known: Container[str]) -> tuple[dict[str, str], list[str]]:
     if not file.is_file():
         return {}, []
     try:
@@ -74,6 +74,8 @@ def _read_groups(file: Path) -> tuple[dict[str, str], list[str]]:
     for row in reader:
         if len(row) != 2 or not row[0] or not row[1]:
             bad.append(f"{file}:{reader.line_num}: expected image,group, got {','.join(row)!r}")
+        elif row[0] not in known:
+            bad.append(f"{file}:{reader.line_num}: no such picture as {row[0]}")
         elif groups.setdefault(row[0], row[1]) != row[1]:
             bad.append(f"{file}:{reader.line_num}: {row[0]} is of {groups[row[0]]} already")
     return groups, bad

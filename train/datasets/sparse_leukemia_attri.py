@@ -43,12 +43,9 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
     folder = read_yolo_folder(root, spec)
     bad, notes, warnings = list(folder.bad), list(folder.notes), []
     file = root / PATCH_FILE
-    kept, bad_patches = read_patches(file) if file.is_file() else ({}, [])
-    bad += bad_patches
     known = {(each.split, each.image.name) for each in folder.fields}
-    bad += [
-        f"{file}: patch of {'/'.join(key)}, which is no picture" for key in kept if key not in known
-    ]
+    kept, bad_patches = read_patches(file, known) if file.is_file() else ({}, [])
+    bad += bad_patches
 
     columns: dict[Path, PatchColumns] = {}
     for each in folder.fields:
