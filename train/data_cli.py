@@ -71,7 +71,7 @@ def check(
     ] = HeldOut.OWN,
     seed: Annotated[int, typer.Option(help="of that draw")] = 0,
     patch_order: Annotated[
-        Order | None, typer.Option(help="of patch columns [default: told from the labels]")
+        Order | None, typer.Option(help="of patch columns; told from the labels when not given")
     ] = None,
     labels_only: Annotated[
         bool, typer.Option("--labels-only", help="open no picture, look for no near-duplicate")
@@ -80,8 +80,7 @@ def check(
 ) -> None:
     """Say what a folder holds and what is wrong with it.
 
-    Exit code 0: clean; 1: something to look at, such as near-duplicates across splits; 2: bad
-    rows or pictures, or not that data set.
+    Exit code 0: clean; 1: look at the warnings; 2: bad rows or pictures, or another data set.
     """
     from train.datasets.catalog import read_dataset
     from train.datasets.check import check_set

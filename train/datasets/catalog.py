@@ -6,11 +6,12 @@ A new data set is one module with ``read(root, spec)``, one row here and its ent
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from edge_runtime.errors import SettingsError
+from edge_runtime.errors import DataError, SettingsError
 from train.datasets.labelled import LabelledSet
 from train.datasets.schemas import DatasetSpec, PatchOrder, load_spec
 
@@ -65,5 +66,8 @@ def read_dataset(
 
 
 def _read(row: DatasetRow, root: Path, spec: DatasetSpec) -> LabelledSet:
-    found: LabelledSet = import_module(row.module).read(root, spec)
+    try:
+        found: LabelledSet = import_module(row.module).read(root, spec)
+    except (OSError, csv.Error) as error:
+        raise DataError(f"{root}: cannot be read: {error}") from error
     return found

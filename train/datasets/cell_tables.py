@@ -39,7 +39,7 @@ def read_cell_table(
         DataError: there is no such table, or a column is missing.
     """
     try:
-        lines = table.read_text(encoding="utf-8").splitlines()
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"{table}: {reason}; is this the right data set folder?") from error

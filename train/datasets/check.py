@@ -137,7 +137,10 @@ def _look_at(each: LabelledImage) -> tuple[bytes | None, list[str]]:
 
 
 def _look_at_mask(mask: Path, width: int, height: int) -> list[str]:
-    content = np.frombuffer(mask.read_bytes(), np.uint8)
+    try:
+        content = np.frombuffer(mask.read_bytes(), np.uint8)
+    except OSError as error:
+        return [f"{mask}: cannot be read: {error.strerror}"]
     pixels = cv2.imdecode(content, cv2.IMREAD_GRAYSCALE) if len(content) else None
     if pixels is None:
         return [f"{mask}: not a readable mask"]

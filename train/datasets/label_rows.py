@@ -55,7 +55,7 @@ def parse_label_rows(
     width: int | None = None
     first = 0
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         return [], [f"{path}:1: not UTF-8 text"], None
     except OSError as error:

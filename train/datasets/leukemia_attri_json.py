@@ -82,7 +82,7 @@ def _places(base: Path) -> Iterator[tuple[str, Path, Path]]:
 def _load(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: no JSON: {error}") from error
     lists = ("images", "annotations")
     if not isinstance(document, dict) or any(

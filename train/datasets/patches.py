@@ -153,7 +153,7 @@ def read_patches(
     patches: dict[tuple[str, str], Patch] = {}
     bad: list[str] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     reader = csv.reader(lines)

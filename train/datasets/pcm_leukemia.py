@@ -63,7 +63,7 @@ def _read_groups(file: Path, known: Container[str]) -> tuple[dict[str, str], lis
     if not file.is_file():
         return {}, []
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from error
     reader = csv.reader(lines)

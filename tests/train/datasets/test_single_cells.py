@@ -94,6 +94,16 @@ def test_a_short_row_and_a_missing_column_are_named(tmp_path: Path) -> None:
         read_dataset("pbc-attributes", tmp_path)
 
 
+def test_a_table_saved_by_a_spreadsheet_and_one_that_no_reader_takes(tmp_path: Path) -> None:
+    table = write_table(tmp_path, [pbc_row(0)]) / "annotations.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert len(read_dataset("pbc-attributes", tmp_path).require_clean().images) == 1
+    with table.open("a") as file:
+        file.write("x" * 200_000 + "\n")
+    with pytest.raises(DataError, match="cannot be read: field larger than"):
+        read_dataset("pbc-attributes", tmp_path)
+
+
 def test_nothing_that_either_set_tests_on_is_trained_on(tmp_path: Path) -> None:
     rows = [
         pbc_row(10 * i + j, split=own, wbc_domains_file=f"d/{own}_{other}.jpg" if other else "",
