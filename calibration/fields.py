@@ -85,7 +85,7 @@ def parse_label_file(
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
-        row, why = _parse_row(line.split(), class_count)
+        row, why = parse_box_row(line.split(), class_count)
         if row is None:
             bad.append(f"{path}:{number}: {why}")
         else:
@@ -93,9 +93,10 @@ def parse_label_file(
     return rows, bad
 
 
-def _parse_row(
+def parse_box_row(
     columns: list[str], class_count: int
 ) -> tuple[tuple[int, tuple[float, float, float, float]] | None, str]:
+    """One row, already split, as ``(class id, (cx, cy, w, h))``, or None and why not."""
     if len(columns) != 5:
         return None, f"{len(columns)} columns, expected 5 (class cx cy w h)"
     try:
