@@ -452,7 +452,11 @@ def _virtual_scene(
     near = [cell for cell in film.cells if cell.is_white_cell]
     if rng.random() < sources.bare_tiles / 2:
         # Smudges, clumps and deposit are what a white cell is most often mistaken for.
-        near = [cell for cell in film.cells if not cell.is_white_cell] or near
+        # Kind by kind: platelets would leave no room for the rarer ones.
+        kinds = sorted({cell.class_name for cell in film.cells if not cell.is_white_cell})
+        if kinds:
+            kind = kinds[rng.integers(len(kinds))]
+            near = [cell for cell in film.cells if cell.class_name == kind]
     where = (0.0, 0.0)
     for _ in range(12):
         centre = near[rng.integers(len(near))].centre_um
