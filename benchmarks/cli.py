@@ -158,7 +158,7 @@ def folds(
     from train.evaluate import write_results
 
     run_folds(recipe, data, work, only=fold or [], jobs=jobs, report=_say)
-    write_results(gather(recipe, work), out)
+    write_results(gather(recipe, data, work), out)
     typer.echo(f"written to {out}")
 
 

@@ -50,8 +50,9 @@ class Marks:
 def leukoscope(job: Job, marks: Marks) -> dict[str, Any]:
     """What ``leukoscope run`` does; its report is written only when the job names a folder."""
     # As edge_runtime.launch does before anything else.
-    from edge_runtime.launch import link_ahead
+    from edge_runtime.launch import link_ahead, set_environment
 
+    set_environment()
     link_ahead()
     import edge_runtime.cli  # noqa: F401  the command starts with it, so its time counts
     from edge_runtime.bundle import open_bundle

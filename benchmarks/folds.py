@@ -67,13 +67,13 @@ def run_folds(
     Raises:
         DataError: an unknown fold, or a fold failed.
     """
-    recipe = load_recipe(recipe_name)
+    recipe = _recipe(recipe_name, data)
     folds = {fold.name: fold for fold in folds_of(recipe)}
     unknown = [name for name in only if name not in folds]
     if unknown:
         raise DataError(f"fold {unknown[0]!r}: not one of {', '.join(folds)}")
     wanted = [folds[name] for name in (only or list(folds))]
-    waiting = [fold for fold in wanted if not (work / fold.name / "evaluation.json").is_file()]
+    waiting = [fold for fold in wanted if not _finished(recipe, fold, work)]
     threads = max(1, (os.cpu_count() or 1) // jobs)
 
     def one(fold: Fold) -> None:
@@ -104,28 +104,45 @@ def run_folds(
             pass
 
 
-def gather(recipe_name: str, work: Path) -> dict[str, Any]:
+def _recipe(name: str, data: Path | None) -> Recipe:
+    recipe = load_recipe(name)
+    return recipe if data is None else recipe.model_copy(update={"data_root": str(data)})
+
+
+def _finished(recipe: Recipe, fold: Fold, work: Path) -> dict[str, Any] | None:
+    """The fold's evaluation, None when there is none of this very recipe."""
+    path = work / fold.name / "evaluation.json"
+    if not path.is_file():
+        return None
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    wanted = recipe.model_copy(
+        update={"activation": fold.activation, "leave_out": fold.leave_out}
+    ).model_dump(mode="json")
+    return document if document.get("recipe") == wanted else None
+
+
+def gather(recipe_name: str, data: Path | None, work: Path) -> dict[str, Any]:
     """One document of all finished folds: for every set, the metrics of every fold.
 
     Raises:
         DataError: no fold is finished.
     """
-    recipe = load_recipe(recipe_name)
+    recipe = _recipe(recipe_name, data)
     finished: dict[str, Any] = {}
     for fold in folds_of(recipe):
-        path = work / fold.name / "evaluation.json"
-        if path.is_file():
-            finished[fold.name] = json.loads(path.read_text())
+        document = _finished(recipe, fold, work)
+        if document is not None:
+            finished[fold.name] = document
     if not finished:
         raise DataError(f"{work}: no finished fold; run the comparison first")
     return {
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json", exclude={"data_root"}),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": date.today().isoformat(),
         "artifact": "float32 through ONNX Runtime and the device's own path",
         "folds": {
             name: {
-                "minutes": document["minutes"],
+                "minutes_of_training": document["minutes_of_training"],
                 "operating_score": document["operating_score"],
                 "sets": {
                     each: {key: round(row[key], 4) for key in _METRICS}

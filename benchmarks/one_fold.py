@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from train.trainer import train_detector
 
 def run_fold(arguments: dict[str, Any]) -> None:
     """Trains the fold ``arguments`` describe and writes ``evaluation.json`` into its folder."""
-    started = time.monotonic()
     recipe = load_recipe(arguments["recipe"])
     recipe = recipe.model_copy(update={"activation": arguments["activation"]})
     if arguments["data"] is not None:
@@ -33,15 +31,24 @@ def run_fold(arguments: dict[str, Any]) -> None:
     fold = recipe if arguments["leave_out"] is None else recipe.without(arguments["leave_out"])
     work = Path(arguments["work"])
     best = work / "run" / "weights" / "best.pt"
-    if not (work / "training.json").is_file():
+    if _record(work / "training.json").get("recipe") != fold.model_dump(mode="json"):
         best = train_detector(fold, work)
     size = recipe.compose.size
     onnx = float_onnx(best, work / "float.onnx", size)
     thresholds = DEFAULT_THRESHOLDS.model_copy(update={"score": _operating_score(fold, onnx)})
     bundle = write_float_bundle(onnx, work / "bundle", image_size=size, thresholds=thresholds)
     results = evaluate_bundle(open_bundle(bundle), evaluation_sets(recipe))
-    results["minutes"] = round((time.monotonic() - started) / 60, 1)
+    results["recipe"] = fold.model_dump(mode="json")
+    results["minutes_of_training"] = _record(work / "training.json")["minutes"]
     write_results(results, work / "evaluation.json")
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A JSON record, empty where there is none."""
+    if not path.is_file():
+        return {}
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return record
 
 
 def _operating_score(fold: Recipe, onnx: Path) -> float:

@@ -120,16 +120,20 @@ def _folds(result: dict[str, Any]) -> str:
             for name in sets
         ]
         lines.append(f"| {fold} | {' | '.join(cells)} |")
-    lines += ["", "Bold: a set whose domain this training never saw. For these sets:", ""]
+    lines += ["", "Bold: a set whose domain this training never saw."]
+    seen = result["folds"].get("relu")
+    if seen is None:
+        return "\n".join(lines) + "\n"
     lines += [
+        "For these sets, beside the training that saw it:",
+        "",
         "| set | AP50-95 unseen | seen | recall unseen | seen | precision unseen | seen |",
         "|---|" + "---:|" * 6,
     ]
-    seen = result["folds"].get("relu")
     for fold, row in result["folds"].items():
         left_out = fold.removeprefix("without-")
         for name in sets:
-            if name.removeprefix("wide_") == left_out and seen is not None:
+            if name.removeprefix("wide_") == left_out:
                 shown = (
                     f"{each['sets'][name][key]:.3f}" for key in _UNSEEN for each in (row, seen)
                 )

@@ -8,7 +8,6 @@ they are imported only when called, so ``leukoscope run`` starts without them.
 from __future__ import annotations
 
 import io
-import os
 import signal
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer
 
 from edge_runtime.errors import LeukoscopeError
 from edge_runtime.film_report import RESEARCH_USE
+from edge_runtime.launch import set_environment
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -132,9 +132,7 @@ def main() -> None:
     # Names of files reach us in any encoding, and a terminal may show less than UTF-8.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Decoders report a broken file on stderr as well; it is told once, by us.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    set_environment()
     try:
         _dispatch(sys.argv[1:])
     except LeukoscopeError as error:

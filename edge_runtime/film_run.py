@@ -50,8 +50,7 @@ def load_bundle(bundle: Bundle, settings: Settings) -> Iterator[LoadedBundle]:
     threads = settings.threads or os.cpu_count() or 1
     with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
         opening = loader.submit(open_backend, row, bundle.contents[artifact.path], threads=threads)
-        # OpenCV and the pipeline load while the backend reads its model: that is
-        # meant to bring the first result earlier; the gain was not measured.
+        # OpenCV and the pipeline load while the backend reads its model.
         from edge_runtime.pipeline import FilmRunner  # noqa: F401
         from edge_runtime.stages import Detector
     with opening.result() as backend:

@@ -24,20 +24,32 @@ _LIBRARIES = (
 
 def main() -> None:
     """Entry point of the command."""
+    set_environment()
+    linking = link_ahead() if sys.argv[1:2] == ["run"] else None
+    try:
+        from edge_runtime.cli import main as command
+
+        command()
+    finally:
+        # Libraries must not be half linked when the process ends.
+        if linking is not None:
+            linking.join()
+
+
+def set_environment() -> None:
+    """What libraries read when they are linked; what a user has set stays."""
     # Looking for plug-ins reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
-    if sys.argv[1:2] == ["run"]:
-        link_ahead()
-    from edge_runtime.cli import main as command
-
-    command()
+    # Decoders report a broken file on stderr as well; it is told once, by us.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 def link_ahead() -> threading.Thread:
     """Links the large extension modules in a thread of its own.
 
     The import that follows finds them linked. One that cannot be linked is left to its
-    import, which says why.
+    import, which says why. Join the thread before the process ends.
     """
     thread = threading.Thread(target=_link, name="link-ahead", daemon=True)
     thread.start()
@@ -45,12 +57,13 @@ def link_ahead() -> threading.Thread:
 
 
 def _link() -> None:
+    # Called as a foreign function: that lets other threads run, which an import or the
+    # constructor of ctypes.CDLL does not.
+    dlopen = ctypes.CDLL(None).dlopen
+    dlopen.argtypes = [ctypes.c_char_p, ctypes.c_int]
+    dlopen.restype = ctypes.c_void_p
     for package, pattern in _LIBRARIES:
         spec = find_spec(package)
         places = [] if spec is None else list(spec.submodule_search_locations or ())
         for library in (found for place in places for found in Path(place).glob(pattern)):
-            try:
-                # Unlike an import, this lets other threads run meanwhile.
-                ctypes.CDLL(str(library))
-            except OSError:
-                continue
+            dlopen(os.fsencode(library), os.RTLD_NOW)

@@ -18,8 +18,8 @@ from edge_runtime.types import Float32Array, UInt8Image
 # Red cells are 7.5 um wide and vary little; white cells on a film about 13 um.
 _WHITE_PER_RED_DIAMETER = 13.0 / 7.5
 _FEWEST_RED_CELLS = 6
-# Small lymphocytes to large blasts, and what the estimate from red cells is off by.
-_FINDS_PER_RED_ESTIMATE = (0.75, 2.0)
+# Between a red cell (0.58) and a small lymphocyte, and above the largest blasts.
+_FINDS_PER_RED_ESTIMATE = (0.64, 2.0)
 # A field squeezed from 16:9 to a square has cells 1.78 times as high as wide.
 _LARGEST_SQUEEZE = 1.9
 # Beyond this enlargement there is nothing more to see.

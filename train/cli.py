@@ -44,8 +44,10 @@ def compose(
     recipe: RecipeOption,
     out: Annotated[Path, typer.Option(help="folder for the composed set and its preview")],
     data: DataOption = None,
-    images: Annotated[int | None, typer.Option(help="pictures [default: the recipe's]")] = None,
-    workers: Annotated[int, typer.Option(help="processes")] = 2,
+    images: Annotated[
+        int | None, typer.Option(min=1, help="pictures [default: the recipe's]")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
 ) -> None:
     """Write the composed training set and a preview picture with boxes, without training."""
     from train.datasets.compose import write_composed
@@ -71,7 +73,7 @@ def detect(
     start_from: Annotated[
         Path | None, typer.Option(help="own checkpoint whose weights to begin with")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="[default: the recipe's]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="[default: the recipe's]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, 0, or 0,1 for several GPUs")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
     workers: Annotated[int, typer.Option(help="processes that load data")] = 2,

@@ -69,7 +69,7 @@ def check(
         HeldOut,
         typer.Option(help="hold validation pictures out of train: at random, by group, or not"),
     ] = HeldOut.OWN,
-    seed: Annotated[int, typer.Option(help="of that draw")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of that draw")] = 0,
     patch_order: Annotated[
         Order | None, typer.Option(help="of patch columns; told from the labels when not given")
     ] = None,

@@ -28,6 +28,7 @@ from calibration.accuracy import (
 )
 from calibration.fields import LabelledField, load_fields
 from edge_runtime.bundle import Bundle
+from edge_runtime.errors import StoreError
 from edge_runtime.film_report import CellRecord
 from edge_runtime.film_run import LoadedBundle, film_runner, load_bundle
 from edge_runtime.image_file import read_image
@@ -188,9 +189,16 @@ def _shared_area(boxes: Float32Array, others: Float32Array) -> Float32Array:
 
 
 def write_results(results: dict[str, Any], path: Path) -> None:
-    """One JSON file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    """One JSON file.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; choose another --out") from error
 
 
 def evaluation_sets(recipe: Recipe, *, split: str = "test") -> list[EvaluationSet]:

@@ -45,12 +45,12 @@ class ComposeSpec(_Strict):
 
     images: int = Field(gt=0)
     size: int = Field(default=320, gt=0)
-    seed: int = 0
-    share_field: float = 0.42
-    share_grid: float = 0.14
-    share_paste: float = 0.28
-    share_virtual: float = 0.16
-    share_empty: float = Field(default=0.0, description="pictures without any white cell")
+    seed: int = Field(default=0, ge=0)
+    share_field: float = Field(default=0.42, gt=0)
+    share_grid: float = Field(default=0.14, ge=0)
+    share_paste: float = Field(default=0.28, ge=0)
+    share_virtual: float = Field(default=0.16, ge=0)
+    share_empty: float = Field(default=0.0, ge=0, description="pictures without any white cell")
     bare_tiles: float = Field(
         default=0.0, ge=0, le=1, description="largest share of grid tiles without a white cell"
     )

@@ -18,7 +18,7 @@ import yaml
 
 from calibration.fields import digest_files
 from edge_runtime.errors import DataError, SettingsError
-from train.datasets.compose import Progress, write_composed
+from train.datasets.compose import Progress, what_decides_pictures, write_composed
 from train.recipe import Recipe
 
 _ACTIVATIONS = {"relu": "torch.nn.ReLU()", "silu": "torch.nn.SiLU()"}
@@ -111,12 +111,7 @@ def _is_composed_for(recipe: Recipe, data: Path) -> bool:
     if not record.is_file():
         return False
     known = json.loads(record.read_text())
-    return (
-        known["recipe"] == recipe.name
-        and known["seed"] == recipe.compose.seed
-        and known["left_out"] == recipe.leave_out
-        and sum(known["pictures"].values()) == recipe.compose.images
-    )
+    return bool(known.get("ordered") == what_decides_pictures(recipe))
 
 
 def _write_model_yaml(recipe: Recipe, out: Path) -> Path:

@@ -133,7 +133,8 @@ def test_the_size_of_finds_is_their_median() -> None:
         (40, None, 40),
         (40, 50, 40),
         (90, 50, 90),
-        (30, 50, 50),  # as small as a red cell
+        (29, 50, 50),  # as small as a red cell
+        (33, 50, 33),  # a small lymphocyte
         (110, 50, 50),  # no white cell is so large
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from calibration.fields import parse_label_file
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, StoreError
 from edge_runtime.virtual_film import FilmSpec, VirtualFilm
 from train.datasets.compose import compose_scene, open_sources, write_composed
 from train.datasets.cutouts import cut_out, pbc_sources, wbc_mask_sources, whole_fields
@@ -122,3 +122,12 @@ def test_missing_data_is_named(tiny_recipe: Recipe, tmp_path: Path) -> None:
     nowhere = tiny_recipe.model_copy(update={"data_root": str(tmp_path / "nowhere")})
     with pytest.raises(DataError, match="no such folder"):
         open_sources(nowhere, "train")
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(
+    tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("ten years of work")
+    with pytest.raises(StoreError, match=r"holds thesis\.txt; choose an empty or new folder"):
+        write_composed(tiny_recipe, tmp_path)
+    assert (tmp_path / "thesis.txt").exists()

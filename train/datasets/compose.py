@@ -62,6 +62,8 @@ from train.recipe import Recipe
 _CACHE_SIDE = 420
 # A cell of which less is lit by a round stop is not to be seen.
 _MIN_LIT = 0.6
+# What a folder with a composed set consists of; it is replaced by a new one.
+_OWN = frozenset({"images", "labels", "data.yaml", "compose.json", "preview.png"})
 Progress = Callable[[int, int], None]
 
 
@@ -203,9 +205,12 @@ def write_composed(
 
     Raises:
         DataError: the data is missing or malformed.
-        StoreError: the folder cannot be written.
+        StoreError: the folder cannot be written, or holds something else.
     """
     spec = recipe.compose
+    foreign = sorted(p.name for p in out.iterdir() if p.name not in _OWN) if out.is_dir() else []
+    if foreign:
+        raise StoreError(f"{out}: holds {foreign[0]}; choose an empty or new folder")
     train, val = open_sources(recipe, "train"), open_sources(recipe, "val")
     try:
         if out.exists():
@@ -229,6 +234,7 @@ def write_composed(
             "recipe": recipe.name,
             "seed": spec.seed,
             "left_out": recipe.leave_out,
+            "ordered": what_decides_pictures(recipe),
             "training_files": len(train.files()),
             "training_digest": digest_files(train.files()),
             "pictures": counts,
@@ -243,6 +249,13 @@ def write_composed(
     except OSError as error:
         raise StoreError(f"{out}: {error.strerror}; choose another folder or free space") from error
     return data_yaml
+
+
+def what_decides_pictures(recipe: Recipe) -> dict[str, object]:
+    """The parts of a recipe that decide a composed set, as JSON has them."""
+    return recipe.model_dump(
+        mode="json", include={"compose", "domains", "cell_sources", "leave_out"}
+    )
 
 
 def _write_split(

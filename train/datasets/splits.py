@@ -28,7 +28,8 @@ def with_validation(cells: LabelledSet, how: Validation, *, seed: int = 0) -> La
 
     Args:
         cells: the set as read.
-        how: ``own`` leaves everything as published; ``random`` is the paper's random fifth,
+        how: ``own`` leaves everything as published; the others draw from ``train``, or from
+            everything where a source has no splits: ``random`` is the paper's random fifth,
             which puts pictures of one patient on both sides; ``group`` holds out patients.
         seed: of the draw.
 
@@ -37,6 +38,10 @@ def with_validation(cells: LabelledSet, how: Validation, *, seed: int = 0) -> La
     """
     if how == "own":
         return cells
+    if not cells.of_split("train"):
+        # A source without splits of its own; the rest of it is for training.
+        whole = (replace(x, split="train") if x.split == "all" else x for x in cells.images)
+        cells = cells.with_images(tuple(whole))
     draw = hold_out_at_random if how == "random" else hold_out_by_group
     return cells.with_images(
         draw(cells.images, share=VALIDATION_SHARE, seed=seed, source="train", target="val")

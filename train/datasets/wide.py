@@ -2,7 +2,7 @@
 
 Owns making evaluation fields in which a domain's own labelled fields lie side by side at
 their native size, squeezed and restained as a whole. It stands in for the wide fields of
-unseen microscopes, of which none are at hand; it is a yardstick, not proof. Test splits
+unseen microscopes, it is a yardstick, not proof. Test splits
 only; nothing here is ever trained on.
 """
 

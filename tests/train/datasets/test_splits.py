@@ -99,6 +99,12 @@ def test_validation_as_published_at_random_and_by_patient() -> None:
     assert groups_in_several_splits(clean.images) == {}
 
 
+def test_a_source_without_splits_gets_both() -> None:
+    cells = LabelledSet("s", Path(), ("c",), None, tuple(pictures([None] * 50, "all")))
+    divided = with_validation(cells, "random", seed=1)
+    assert (len(divided.of_split("train")), len(divided.of_split("val"))) == (40, 10)
+
+
 def test_a_group_in_two_splits_is_found() -> None:
     images = [*pictures(["a", "b"]), *pictures(["b", None], "test")]
     assert groups_in_several_splits(images) == {"b": ("test", "train")}
