@@ -49,12 +49,10 @@ class Marks:
 
 def leukoscope(job: Job, marks: Marks) -> dict[str, Any]:
     """What ``leukoscope run`` does; its report is written only when the job names a folder."""
-    # As edge_runtime.launch does before anything else.
-    from edge_runtime.launch import link_ahead, set_environment
+    # The command starts with it, so its time counts.
+    from edge_runtime.cli import set_environment
 
     set_environment()
-    link_ahead()
-    import edge_runtime.cli  # noqa: F401  the command starts with it, so its time counts
     from edge_runtime.bundle import open_bundle
     from edge_runtime.cameras import open_camera
     from edge_runtime.film_run import film_runner, load_bundle

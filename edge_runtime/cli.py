@@ -8,6 +8,7 @@ they are imported only when called, so ``leukoscope run`` starts without them.
 from __future__ import annotations
 
 import io
+import os
 import signal
 import sys
 from pathlib import Path
@@ -17,7 +18,6 @@ import typer
 
 from edge_runtime.errors import LeukoscopeError
 from edge_runtime.film_report import RESEARCH_USE
-from edge_runtime.launch import set_environment
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -127,6 +127,15 @@ def verify(
         typer.echo(f"  {artifact.path}: {artifact.runtime}, {artifact.precision}")
 
 
+def set_environment() -> None:
+    """What libraries read when they are first loaded; what a user has set stays."""
+    # Looking for plug-ins reads the metadata of every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "true")
+    # Decoders report a broken file on stderr as well; it is told once, by us.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
 def main() -> None:
     """Entry point: one clear line and exit code 2 for everything a user can cause."""
     # Names of files reach us in any encoding, and a terminal may show less than UTF-8.
@@ -150,7 +159,10 @@ def _dispatch(arguments: list[str]) -> None:
         # Only now: the metadata of all installed packages is read for it.
         from importlib.metadata import entry_points
 
-        plugged = {point.name: point for point in entry_points(group=COMMAND_GROUP)}
+        plugged: dict[str, EntryPoint] = {}
+        for point in entry_points(group=COMMAND_GROUP):
+            # As with modules, the first on the path wins.
+            plugged.setdefault(point.name, point)
         if arguments and arguments[0] in plugged:
             _call(plugged[arguments[0]], arguments[1:])
             return

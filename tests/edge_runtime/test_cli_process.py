@@ -35,8 +35,10 @@ def environment(repository: Path, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def command(environment: dict[str, str]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs ``leukoscope`` to its end."""
+def command(
+    environment: dict[str, str], tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs ``leukoscope`` to its end, in a folder that holds no installation's metadata."""
 
     def call(*arguments: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -46,7 +48,7 @@ def command(environment: dict[str, str]) -> Callable[..., subprocess.CompletedPr
             text=True,
             timeout=TIMEOUT_S,
             check=False,
-            **more,
+            **{"cwd": tmp_path, **more},
         )
 
     return call
