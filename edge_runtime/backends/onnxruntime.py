@@ -5,11 +5,12 @@ Owns session options. Each of ``threads`` concurrent calls runs on one thread of
 
 * one thread per call needs no hand-over between threads inside a layer, so two calls on
   two cores finish more fields per second than one call on both, and
-* ONNX Runtime's worker threads spin while they wait. With a second core busy decoding
-  frames that cost 33 ms instead of 10 ms per field; with one thread per call there is
+* ONNX Runtime's worker threads spin while they wait for each other. Beside a core that is
+  busy decoding they wait for one that does not run; with one thread per call there is
   nobody to wait for, so nobody spins.
 
-``leukoscope bench session-options`` measures it; no result is committed yet.
+Measured by ``leukoscope bench session-options``, see
+``benchmarks/results/session_options.json``.
 """
 
 from __future__ import annotations
