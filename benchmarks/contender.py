@@ -50,9 +50,10 @@ class Marks:
 def leukoscope(job: Job, marks: Marks) -> dict[str, Any]:
     """What ``leukoscope run`` does; its report is written only when the job names a folder."""
     # The command starts with it, so its time counts.
-    from edge_runtime.cli import set_environment
+    from edge_runtime.cli import set_environment, spare_threads
 
     set_environment()
+    spare_threads()
     from edge_runtime.bundle import open_bundle
     from edge_runtime.cameras import open_camera
     from edge_runtime.film_run import film_runner, load_bundle

@@ -73,6 +73,7 @@ def run(
 
     Ctrl-C ends the film cleanly; the report then says that it is partial.
     """
+    spare_threads()
     from edge_runtime.bundle import open_bundle, shipped_bundle_path
     from edge_runtime.cameras import open_camera
     from edge_runtime.film_run import film_runner, load_bundle
@@ -134,6 +135,11 @@ def set_environment() -> None:
     # Decoders report a broken file on stderr as well; it is told once, by us.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+
+def spare_threads() -> None:
+    """Before NumPy is loaded: its BLAS makes threads that no film needs, and waits for them."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def main() -> None:
