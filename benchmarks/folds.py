@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +32,11 @@ class Fold:
     name: str
     leave_out: str | None
     activation: Literal["relu", "silu"]
+
+    def applied_to(self, recipe: Recipe) -> Recipe:
+        """The recipe of this very training."""
+        recipe = recipe.model_copy(update={"activation": self.activation})
+        return recipe if self.leave_out is None else recipe.without(self.leave_out)
 
 
 def folds_of(recipe: Recipe) -> list[Fold]:
@@ -67,7 +72,7 @@ def run_folds(
     Raises:
         DataError: an unknown fold, or a fold failed.
     """
-    recipe = _recipe(recipe_name, data)
+    recipe = load_recipe(recipe_name, data)
     folds = {fold.name: fold for fold in folds_of(recipe)}
     unknown = [name for name in only if name not in folds]
     if unknown:
@@ -83,8 +88,7 @@ def run_folds(
             "recipe": recipe_name,
             "data": None if data is None else str(data),
             "work": str(work / fold.name),
-            "leave_out": fold.leave_out,
-            "activation": fold.activation,
+            "fold": asdict(fold),
         }
         log = work / fold.name / "log.txt"
         with log.open("w") as handle:
@@ -104,20 +108,27 @@ def run_folds(
             pass
 
 
-def _recipe(name: str, data: Path | None) -> Recipe:
-    recipe = load_recipe(name)
-    return recipe if data is None else recipe.model_copy(update={"data_root": str(data)})
+def read_record(path: Path) -> dict[str, Any]:
+    """A JSON record, empty where there is none.
+
+    Raises:
+        DataError: the file is no JSON record.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a JSON record ({error}); remove it") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{path}: not a JSON record; remove it")
+    return record
 
 
 def _finished(recipe: Recipe, fold: Fold, work: Path) -> dict[str, Any] | None:
     """The fold's evaluation, None when there is none of this very recipe."""
-    path = work / fold.name / "evaluation.json"
-    if not path.is_file():
-        return None
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    wanted = recipe.model_copy(
-        update={"activation": fold.activation, "leave_out": fold.leave_out}
-    ).model_dump(mode="json")
+    document = read_record(work / fold.name / "evaluation.json")
+    wanted = fold.applied_to(recipe).model_dump(mode="json")
     return document if document.get("recipe") == wanted else None
 
 
@@ -127,7 +138,7 @@ def gather(recipe_name: str, data: Path | None, work: Path) -> dict[str, Any]:
     Raises:
         DataError: no fold is finished.
     """
-    recipe = _recipe(recipe_name, data)
+    recipe = load_recipe(recipe_name, data)
     finished: dict[str, Any] = {}
     for fold in folds_of(recipe):
         document = _finished(recipe, fold, work)

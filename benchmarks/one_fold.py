@@ -11,12 +11,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.folds import Fold, read_record
 from calibration.accuracy import choose_operating_point
-from calibration.fields import load_fields
 from edge_runtime.bundle import Artifact, open_bundle
 from export.bundle_writer import DEFAULT_THRESHOLDS, detector_spec, write_float_bundle
 from export.evaluation import find_in_domains
 from export.float_onnx import float_onnx
+from train.datasets.domains import domain_fields
 from train.evaluate import evaluate_bundle, evaluation_sets, write_results
 from train.recipe import Recipe, load_recipe
 from train.trainer import train_detector
@@ -24,14 +25,11 @@ from train.trainer import train_detector
 
 def run_fold(arguments: dict[str, Any]) -> None:
     """Trains the fold ``arguments`` describe and writes ``evaluation.json`` into its folder."""
-    recipe = load_recipe(arguments["recipe"])
-    recipe = recipe.model_copy(update={"activation": arguments["activation"]})
-    if arguments["data"] is not None:
-        recipe = recipe.model_copy(update={"data_root": arguments["data"]})
-    fold = recipe if arguments["leave_out"] is None else recipe.without(arguments["leave_out"])
+    recipe = load_recipe(arguments["recipe"], arguments["data"])
+    fold = Fold(**arguments["fold"]).applied_to(recipe)
     work = Path(arguments["work"])
     best = work / "run" / "weights" / "best.pt"
-    if _record(work / "training.json").get("recipe") != fold.model_dump(mode="json"):
+    if read_record(work / "training.json").get("recipe") != fold.model_dump(mode="json"):
         best = train_detector(fold, work)
     size = recipe.compose.size
     onnx = float_onnx(best, work / "float.onnx", size)
@@ -39,27 +37,13 @@ def run_fold(arguments: dict[str, Any]) -> None:
     bundle = write_float_bundle(onnx, work / "bundle", image_size=size, thresholds=thresholds)
     results = evaluate_bundle(open_bundle(bundle), evaluation_sets(recipe))
     results["recipe"] = fold.model_dump(mode="json")
-    results["minutes_of_training"] = _record(work / "training.json")["minutes"]
+    results["minutes_of_training"] = read_record(work / "training.json")["minutes"]
     write_results(results, work / "evaluation.json")
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """A JSON record, empty where there is none."""
-    if not path.is_file():
-        return {}
-    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return record
 
 
 def _operating_score(fold: Recipe, onnx: Path) -> float:
     domains = {
-        domain.name: load_fields(
-            Path(fold.data_root) / domain.path,
-            "val",
-            domain=domain.name,
-            keep_classes=domain.white_cell_classes,
-            class_count=domain.class_count,
-        )
+        domain.name: domain_fields(fold, domain, "val")
         for domain in fold.domains
         if domain.name != fold.leave_out
     }

@@ -7,14 +7,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from edge_runtime.film_report import RESEARCH_USE
-
-if TYPE_CHECKING:
-    from train.recipe import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -52,8 +49,9 @@ def compose(
     """Write the composed training set and a preview picture with boxes, without training."""
     from train.datasets.compose import write_composed
     from train.preview import write_preview
+    from train.recipe import load_recipe
 
-    chosen = _recipe(recipe, data)
+    chosen = load_recipe(recipe, data)
     if images is not None:
         chosen = chosen.model_copy(
             update={"compose": chosen.compose.model_copy(update={"images": images})}
@@ -79,9 +77,10 @@ def detect(
     workers: Annotated[int, typer.Option(help="processes that load data")] = 2,
 ) -> None:
     """Train a white-cell detector."""
+    from train.recipe import load_recipe
     from train.trainer import train_detector
 
-    chosen = _recipe(recipe, data)
+    chosen = load_recipe(recipe, data)
     if leave_out is not None:
         chosen = chosen.without(leave_out)
     if seed is not None:
@@ -113,8 +112,9 @@ def evaluate(
     """Measure a bundle per domain, through the path a device runs (COCO definitions)."""
     from edge_runtime.bundle import open_bundle, shipped_bundle_path
     from train.evaluate import evaluate_bundle, evaluation_sets, write_results
+    from train.recipe import load_recipe
 
-    chosen = _recipe(recipe, data)
+    chosen = load_recipe(recipe, data)
     opened = open_bundle(bundle or shipped_bundle_path())
     results = evaluate_bundle(
         opened,
@@ -126,13 +126,6 @@ def evaluate(
     _print_table(results)
     typer.echo(f"best mean F1 at score {results['best_f1_score']:.2f}")
     typer.echo(f"written to {out}")
-
-
-def _recipe(name: str, data: Path | None) -> Recipe:
-    from train.recipe import load_recipe
-
-    chosen = load_recipe(name)
-    return chosen if data is None else chosen.model_copy(update={"data_root": str(data)})
 
 
 class _Counting:

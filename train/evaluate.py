@@ -26,7 +26,7 @@ from calibration.accuracy import (
     choose_operating_point,
     evaluate_detections,
 )
-from calibration.fields import LabelledField, load_fields
+from calibration.fields import LabelledField
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import StoreError
 from edge_runtime.film_report import CellRecord
@@ -36,6 +36,7 @@ from edge_runtime.settings import Settings
 from edge_runtime.types import Detections, Float32Array, Frame, SkippedFrame
 from edge_runtime.virtual_film import PROFILES, Optics, VirtualFilm, WindowCell, truth_in_window
 from train.datasets.cutouts import wbc_mask_fields
+from train.datasets.domains import domain_fields
 from train.datasets.wide import wide_fields
 from train.recipe import Recipe
 
@@ -212,13 +213,7 @@ def evaluation_sets(recipe: Recipe, *, split: str = "test") -> list[EvaluationSe
     sets: list[EvaluationSet] = []
     per_domain: dict[str, list[LabelledField]] = {}
     for domain in recipe.domains:
-        fields = load_fields(
-            root / domain.path,
-            split,
-            domain=domain.name,
-            keep_classes=domain.white_cell_classes,
-            class_count=domain.class_count,
-        )
+        fields = domain_fields(recipe, domain, split)
         per_domain[domain.name] = fields
         sets.append(
             EvaluationSet(domain.name, f"{split} split, {len(fields)} real fields", _real(fields))

@@ -109,8 +109,10 @@ class Recipe(_Strict):
         return self.model_copy(update={"leave_out": left_out})
 
 
-def load_recipe(path: str | Path) -> Recipe:
+def load_recipe(path: str | Path, data_root: str | Path | None = None) -> Recipe:
     """Reads a recipe file, or one of the shipped recipes by its bare name.
+
+    ``data_root``, when given, takes the place of the recipe's own.
 
     Raises:
         SettingsError: the file is missing, is no YAML, or has unknown or bad keys.
@@ -128,8 +130,9 @@ def load_recipe(path: str | Path) -> Recipe:
     except yaml.YAMLError as error:
         raise SettingsError(f"recipe {file}: not YAML: {' '.join(str(error).split())}") from error
     try:
-        return Recipe.model_validate(document)
+        recipe = Recipe.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise SettingsError(f"recipe {file}: {where}: {first['msg']}") from error
+    return recipe if data_root is None else recipe.model_copy(update={"data_root": str(data_root)})

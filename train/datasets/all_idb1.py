@@ -71,7 +71,7 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
         if file.stem not in stems
     ]
     notes = ("a test set of blast centres, without boxes", "other white cells are not labelled")
-    return LabelledSet(spec.name, root, spec.classes, None, tuple(images), tuple(bad), notes=notes)
+    return LabelledSet.as_read(spec, root, images, bad, notes=notes)
 
 
 def _centres(file: Path, width: int, height: int) -> tuple[list[tuple[float, float]], list[str]]:

@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from calibration.fields import LabelledField, digest_files, load_fields, xyxy_to_xywhn
+from calibration.fields import LabelledField, digest_files, xyxy_to_xywhn
 from edge_runtime.errors import DataError, StoreError
 from edge_runtime.types import Float32Array, UInt8Image
 from edge_runtime.virtual_film import (
@@ -47,6 +47,7 @@ from train.datasets.cutouts import (
     wbc_mask_sources,
     whole_fields,
 )
+from train.datasets.domains import domain_fields
 from train.datasets.scene import (
     Scene,
     paste_cell,
@@ -132,13 +133,7 @@ def open_sources(recipe: Recipe, split: str) -> Sources:
     fields: dict[str, list[LabelledField]] = {}
     for domain in recipe.domains:
         if domain.name != recipe.leave_out:
-            fields[domain.name] = load_fields(
-                root / domain.path,
-                split,
-                domain=domain.name,
-                keep_classes=domain.white_cell_classes,
-                class_count=domain.class_count,
-            )
+            fields[domain.name] = domain_fields(recipe, domain, split)
     cutouts: dict[str, list[CutoutSource]] = {}
     for source in recipe.cell_sources:
         # Cells of a domain that is left out must go with it.

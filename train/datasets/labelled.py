@@ -6,6 +6,7 @@ own how a data set lies on disk (one module each, see ``catalog``).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from calibration.fields import LabelledField
 from edge_runtime.attributes import AttributeSchema
 from edge_runtime.errors import DataError
 from edge_runtime.types import Float32Array, Int64Array
-from train.datasets.schemas import ClassMapping
+from train.datasets.schemas import ClassMapping, DatasetSpec
 
 # x1, y1, x2, y2 as fractions of the picture.
 Patch = tuple[float, float, float, float]
@@ -101,6 +102,29 @@ class LabelledSet:
     bad: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def as_read(
+        cls,
+        spec: DatasetSpec,
+        root: Path,
+        images: Iterable[LabelledImage],
+        bad: Iterable[str],
+        *,
+        warnings: Iterable[str] = (),
+        notes: Iterable[str] = (),
+    ) -> Self:
+        """What a reader found, with the data set's own classes and attributes."""
+        return cls(
+            spec.name,
+            root,
+            spec.classes,
+            spec.attributes,
+            tuple(images),
+            tuple(bad),
+            tuple(warnings),
+            tuple(notes),
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -57,15 +57,9 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
             bad += bad_here
     unknown = sum(each.group is None for each in images)
     warnings = [f"{unknown} file names do not tell the slide: group unknown"] if unknown else []
-    return LabelledSet(
-        spec.name,
-        root,
-        spec.classes,
-        spec.attributes,
-        tuple(images),
-        tuple(bad),
-        tuple(warnings),
-        (f"{len(subsets)} subsets: {', '.join(each.name for each in subsets)}", *notes),
+    subsets_found = f"{len(subsets)} subsets: {', '.join(each.name for each in subsets)}"
+    return LabelledSet.as_read(
+        spec, root, images, bad, warnings=warnings, notes=(subsets_found, *notes)
     )
 
 

@@ -38,9 +38,7 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
     absent = [code for code in spec.classes if not (base / code).is_dir()]
     warnings = (f"no folder for {', '.join(absent)}",) if absent else ()
     notes = ("no splits and no patients: divide at random with a fixed seed",)
-    return LabelledSet(
-        spec.name, root, spec.classes, None, tuple(images), tuple(bad), warnings, notes
-    )
+    return LabelledSet.as_read(spec, root, images, bad, warnings=warnings, notes=notes)
 
 
 def _base(root: Path, spec: DatasetSpec) -> Path:

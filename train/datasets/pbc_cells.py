@@ -40,15 +40,7 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
         for split in ("train", "val"):
             count = sum(each.held_out for each in images if each.split == split)
             notes.append(f"{count} {split} pictures are test in wbc-domains: never trained on")
-    return LabelledSet(
-        spec.name,
-        root,
-        spec.classes,
-        spec.attributes,
-        tuple(images),
-        tuple(bad),
-        notes=tuple(notes),
-    )
+    return LabelledSet.as_read(spec, root, images, bad, notes=notes)
 
 
 def read_together(attributes_root: Path, extra_root: Path) -> LabelledSet:

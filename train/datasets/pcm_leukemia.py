@@ -48,15 +48,7 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
     notes = list(folder.notes)
     if unknown:
         notes.append(f"{unknown} pictures without a patient in {GROUP_FILE} (image,group)")
-    return LabelledSet(
-        spec.name,
-        root,
-        spec.classes,
-        None,
-        images,
-        (*folder.bad, *bad),
-        notes=tuple(notes),
-    )
+    return LabelledSet.as_read(spec, root, images, (*folder.bad, *bad), notes=notes)
 
 
 def _read_groups(file: Path, known: Container[str]) -> tuple[dict[str, str], list[str]]:

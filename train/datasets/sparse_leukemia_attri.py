@@ -107,16 +107,7 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
             f"{len(unknown)} pictures have no row and no patch in {PATCH_FILE}, so what is "
             f"labelled in them is unknown; left out, the first: {unknown[0]}"
         )
-    return LabelledSet(
-        spec.name,
-        root,
-        spec.classes,
-        spec.attributes,
-        tuple(images),
-        tuple(bad),
-        tuple(warnings),
-        tuple(notes),
-    )
+    return LabelledSet.as_read(spec, root, images, bad, warnings=warnings, notes=notes)
 
 
 def _one_patch(picture: YoloField) -> tuple[PatchColumns | None, list[str]]:

@@ -34,12 +34,10 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
     images, bad = read_cell_table(
         root / TABLE, more_columns=("mask", "group", "dataset"), make=picture
     )
-    return LabelledSet(
-        spec.name,
+    return LabelledSet.as_read(
+        spec,
         root,
-        spec.classes,
-        None,
-        tuple(images),
-        tuple(bad),
+        images,
+        bad,
         notes=("class labels were never checked by an expert", "GPL-3.0: keep it separate"),
     )
