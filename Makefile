@@ -67,7 +67,7 @@ $(VENV)/.installed: $(INSTALL_INPUTS)
 # same files, so the headless one is laid over it and the suite runs on a bare machine.
 $(TRAIN_VENV)/.installed: $(INSTALL_INPUTS)
 	@bash tools/make_venv.sh "$(PYTHON)" "$(TRAIN_VENV)"
-	@echo "installing the training side into $(TRAIN_VENV): about 6.5 GB with torch, some minutes"
+	@echo "installing the training side into $(TRAIN_VENV): several GB with torch, some minutes"
 	@$(TRAIN_VENV)/bin/python $(PIP_INSTALL) -e ".[train,export,openvino,bench,test,dev]"
 	@$(TRAIN_VENV)/bin/python $(PIP_INSTALL) --force-reinstall --no-deps opencv-python-headless
 	@touch $@

@@ -168,8 +168,14 @@ def readme(
 ) -> None:
     """Write the tables of the README anew from the result files."""
     from benchmarks.published import fill_readme
+    from edge_runtime.errors import StoreError
 
-    file.write_text(fill_readme(file.read_text(encoding="utf-8"), _RESULTS), encoding="utf-8")
+    try:
+        file.write_text(fill_readme(file.read_text(encoding="utf-8"), _RESULTS), encoding="utf-8")
+    except OSError as error:
+        raise StoreError(
+            f"{file}: {error.strerror}; run this in the repository's root or give --file"
+        ) from error
     typer.echo(f"{file}: tables written from {_RESULTS}")
 
 
