@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
+from edge_runtime.attributes import AttributeSchema
 from edge_runtime.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"
@@ -48,6 +50,7 @@ _UNREADABLE = (
 
 Runtime = Literal["cpu", "tensorrt"]
 Precision = Literal["float32", "float16", "int8"]
+HeadName = Literal["classifier", "attribute_head"]
 
 
 class _Part(BaseModel):
@@ -115,6 +118,17 @@ class Artifact(_Part):
     quantisation: str = Field(description="how the numbers were made, in one line")
 
 
+class FeatureMapSpec(_Part):
+    """An early feature map that the detector puts out beside its finds.
+
+    Its tensor is float32 ``(1, channels, input height / stride, input width / stride)``.
+    """
+
+    name: str
+    channels: int = Field(gt=0)
+    stride: int = Field(gt=0)
+
+
 class DetectorSpec(_Part):
     """The white-cell detector."""
 
@@ -122,9 +136,95 @@ class DetectorSpec(_Part):
     classes: tuple[str, ...] = Field(min_length=1)
     input: InputSpec
     output: OutputSpec
+    feature_maps: tuple[FeatureMapSpec, ...] = ()
     thresholds: Thresholds
     working_scale: WorkingScale
     artifacts: tuple[Artifact, ...] = Field(min_length=1)
+
+
+class CropInputSpec(_Part):
+    """How a found cell becomes one picture of the classifier's input batch.
+
+    The crop is a square around the box's centre, its side the box's longer side times
+    ``1 + 2 * margin`` plus ``2 * margin_px``, cut from the frame's own pixels and resized;
+    what lies outside the frame is ``pad_value``.
+    """
+
+    name: str
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+    colour: Literal["RGB"] = "RGB"
+    layout: Literal["NCHW"] = "NCHW"
+    scale: float = Field(description="pixel value times this is the tensor value")
+    pad_value: int = Field(ge=0, le=255)
+    margin: float = Field(ge=0, description="share of the box's longer side, each side")
+    margin_px: float = Field(default=0, ge=0, description="frame pixels, each side")
+
+
+class ClassifierSpec(_Part):
+    """Names cells from their crops.
+
+    Its output is float32 ``(n, classes)``, logits; probabilities are the softmax of the
+    logits divided by ``temperature``.
+    """
+
+    architecture: str
+    classes: tuple[str, ...] = Field(min_length=2)
+    input: CropInputSpec
+    output: str
+    temperature: float = Field(default=1.0, gt=0)
+    abstain_below: float = Field(
+        ge=0, le=1, description="cells whose best class is less probable stay unclassified"
+    )
+    artifacts: tuple[Artifact, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("a class is listed twice")
+        return self
+
+
+class AttributeHeadSpec(_Part):
+    """Describes cells from the detector's feature maps.
+
+    Its inputs are those of the detector's feature maps that it ``reads``, under the same
+    names, and ``boxes``: float32 ``(n, 4)``, corners in pixels of the detector's input. Its
+    output is float32 ``(n, logits)``. With outputs ``per_value`` there is one logit for each
+    value of each attribute, in the schema's order, each trained by itself: an attribute's
+    probabilities are the sigmoids of its values over their sum. With ``per_attribute``, for
+    attributes of two values, there is one each, whose sigmoid is the second value's.
+    """
+
+    architecture: str
+    attributes: AttributeSchema
+    outputs: Literal["per_value", "per_attribute"] = "per_value"
+    reads: tuple[str, ...] = Field(min_length=1)
+    boxes: str
+    output: str
+    not_for_classes: tuple[str, ...] = Field(
+        default=(),
+        description="classifier's classes that training had no attributes of: shown without",
+    )
+    artifacts: tuple[Artifact, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _outputs_fit(self) -> Self:
+        if self.outputs == "per_attribute":
+            for each in self.attributes.attributes:
+                if len(each.values) != 2:
+                    raise ValueError(
+                        f"attribute {each.name!r} has {len(each.values)} values, "
+                        "one output per attribute needs two"
+                    )
+        return self
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Logits per attribute."""
+        if self.outputs == "per_attribute":
+            return (1,) * len(self.attributes.attributes)
+        return self.attributes.widths
 
 
 class CalibrationSummary(_Part):
@@ -159,8 +259,34 @@ class Manifest(_Part):
     research_use: str
     files: tuple[BundledFile, ...]
     detector: DetectorSpec
+    classifier: ClassifierSpec | None = None
+    attribute_head: AttributeHeadSpec | None = None
+    description: str | None = Field(
+        default=None, description="file with the film description's sentences, TOML"
+    )
     calibration: CalibrationSummary
     model_card: ModelCard
+    head_cards: dict[HeadName, ModelCard] = Field(
+        default_factory=dict, description="of the classifier and the attribute head"
+    )
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        head = self.attribute_head
+        if head is not None:
+            given = {each.name for each in self.detector.feature_maps}
+            strange = [name for name in head.reads if name not in given]
+            if strange:
+                raise ValueError(
+                    f"attribute_head reads {strange[0]!r}, which the detector does not put out"
+                )
+            if self.classifier is not None:
+                unknown = set(head.not_for_classes) - set(self.classifier.classes)
+                if unknown:
+                    raise ValueError(
+                        f"attribute_head is not for {min(unknown)!r}, which is no class"
+                    )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +308,32 @@ class Bundle:
         """Name and version."""
         return f"{self.manifest.name}-{self.manifest.version}"
 
-    def artifact_for(self, runtime: Runtime) -> Artifact:
+    def artifact_for(self, runtime: Runtime, head: HeadName | None = None) -> Artifact:
         """The first artifact made for a runtime family.
 
+        Args:
+            runtime: the family.
+            head: of which head; None means the detector.
+
         Raises:
-            BundleError: the bundle has none.
+            BundleError: the bundle has no such head, or none for that family.
         """
-        for artifact in self.manifest.detector.artifacts:
+        manifest = self.manifest
+        parts = {
+            None: manifest.detector,
+            "classifier": manifest.classifier,
+            "attribute_head": manifest.attribute_head,
+        }
+        part = parts[head]
+        if part is None:
+            raise BundleError(f"bundle {self.id}: it has no {head}")
+        for artifact in part.artifacts:
             if artifact.runtime == runtime:
                 return artifact
-        have = sorted({a.runtime for a in self.manifest.detector.artifacts})
-        raise BundleError(f"bundle {self.id}: no artifact for {runtime}; it has {have}")
+        have = sorted({a.runtime for a in part.artifacts})
+        raise BundleError(
+            f"bundle {self.id}: no {head or 'detector'} artifact for {runtime}; it has {have}"
+        )
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -290,12 +431,16 @@ def _verify(place: Path, reader: _FolderReader | _ZipReader) -> Bundle:
         raise BundleError(
             f"bundle {place}: {extra[0]!r} is not in the manifest; remove it or copy again"
         )
-    for artifact in manifest.detector.artifacts:
-        if artifact.path not in contents:
-            raise BundleError(
-                f"bundle {place}: artifact {artifact.path!r} is not among the manifest's files"
-            )
+    for path in _named_files(manifest):
+        if path not in contents:
+            raise BundleError(f"bundle {place}: {path!r} is not among the manifest's files")
     return Bundle(manifest, hashlib.sha256(raw).hexdigest(), contents)
+
+
+def _named_files(manifest: Manifest) -> list[str]:
+    parts = (manifest.detector, manifest.classifier, manifest.attribute_head)
+    paths = [each.path for part in parts if part is not None for each in part.artifacts]
+    return paths if manifest.description is None else [*paths, manifest.description]
 
 
 def _parse_manifest(place: Path, raw: bytes) -> Manifest:

@@ -94,7 +94,7 @@ def test_folder_and_file_are_the_same_bundle(folder: Path, tmp_path: Path) -> No
 
 
 def test_an_artifact_for_another_runtime_is_not_made_up(folder: Path) -> None:
-    with pytest.raises(BundleError, match=r"no artifact for tensorrt; it has \['cpu'\]"):
+    with pytest.raises(BundleError, match=r"no detector artifact for tensorrt; it has \['cpu'\]"):
         open_bundle(folder).artifact_for("tensorrt")
 
 
