@@ -1,4 +1,4 @@
-"""From a frame to the model's input tensor, and the way back.
+"""From a frame to the models' input tensors, and the way back.
 
 Owns the one preprocessing that training checks, calibration, export and the device all
 use. Does not own what a model's output means (see ``postprocess``).
@@ -6,12 +6,13 @@ use. Does not own what a model's output means (see ``postprocess``).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from edge_runtime.bundle import InputSpec
+from edge_runtime.bundle import CropInputSpec, InputSpec
 from edge_runtime.types import Float32Array, UInt8Image
 
 
@@ -84,6 +85,53 @@ def tensor_of(pixels: UInt8Image, window: Window, spec: InputSpec) -> Float32Arr
     # One fused pass instead of transpose, cast and multiply.
     blob = cv2.dnn.blobFromImage(canvas, scalefactor=spec.scale, swapRB=False, ddepth=cv2.CV_32F)
     return np.asarray(blob, np.float32)
+
+
+def crop_tensor(pixels: UInt8Image, boxes_xyxy: Float32Array, spec: CropInputSpec) -> Float32Array:
+    """The classifier's input batch: one square crop for each box.
+
+    The square's side is rounded to whole frame pixels, so that a crop that needs no
+    resizing is the frame's own pixels.
+
+    Args:
+        pixels: the frame, RGB uint8 ``(H, W, 3)``.
+        boxes_xyxy: float32 ``(n, 4)``, frame pixels; they may reach beyond the frame.
+        spec: the bundle's crop input.
+
+    Returns:
+        float32 ``(n, 3, spec.height, spec.width)``, contiguous; n may be 0.
+    """
+    crops = np.empty((len(boxes_xyxy), 3, spec.height, spec.width), np.float32)
+    for crop, box in zip(crops, boxes_xyxy.tolist(), strict=True):
+        square = _padded_square(pixels, box, spec)
+        if square.shape[:2] != (spec.height, spec.width):
+            shrinks = len(square) >= max(spec.width, spec.height)
+            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            size = (spec.width, spec.height)
+            square = np.asarray(cv2.resize(square, size, interpolation=method), np.uint8)
+        np.multiply(square.transpose(2, 0, 1), np.float32(spec.scale), out=crop)
+    return crops
+
+
+def _padded_square(pixels: UInt8Image, box: list[float], spec: CropInputSpec) -> UInt8Image:
+    """The frame's pixels in the square around one box, ``pad_value`` beyond the frame."""
+    x1, y1, x2, y2 = box
+    wanted = max(x2 - x1, y2 - y1) * (1 + 2 * spec.margin) + 2 * spec.margin_px
+    side = max(1, math.floor(wanted + 0.5))
+    left = math.floor((x1 + x2 - side) / 2 + 0.5)
+    top = math.floor((y1 + y2 - side) / 2 + 0.5)
+    height, width = pixels.shape[:2]
+    inside = (
+        slice(min(max(top, 0), height), min(max(top + side, 0), height)),
+        slice(min(max(left, 0), width), min(max(left + side, 0), width)),
+    )
+    view = pixels[inside]
+    if view.shape[:2] == (side, side):
+        return view
+    square = np.full((side, side, 3), spec.pad_value, np.uint8)
+    row, column = inside[0].start - top, inside[1].start - left
+    square[row : row + view.shape[0], column : column + view.shape[1]] = view
+    return square
 
 
 def _placed(length: int, scale: float, limit: int) -> int:
