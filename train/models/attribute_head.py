@@ -259,19 +259,27 @@ class AttriHead(nn.Module):
         channels: of the pooled maps together.
         outputs: logits per cell.
         dropout: the paper's 0.2; the authors' code has 0.5.
+        convolutions: channels of the three convolutions, the paper's by default; the first
+            costs most of the head's time.
     """
 
-    _CONVOLUTIONS = (128, 64, 64)
+    CONVOLUTIONS = (128, 64, 64)
     _HIDDEN = (1024, 256)
 
-    def __init__(self, channels: int, outputs: int, dropout: float = 0.2) -> None:
+    def __init__(
+        self,
+        channels: int,
+        outputs: int,
+        dropout: float = 0.2,
+        convolutions: tuple[int, int, int] = CONVOLUTIONS,
+    ) -> None:
         super().__init__()
         stack: list[nn.Module] = []
-        for width in self._CONVOLUTIONS:
+        for width in convolutions:
             stack += [nn.Conv2d(channels, width, 3, padding=1), nn.LeakyReLU(0.01), nn.MaxPool2d(2)]
             channels = width
         self.convolutions = nn.Sequential(*stack)
-        shrink = 2 ** len(self._CONVOLUTIONS)
+        shrink = 2 ** len(convolutions)
         features = channels * (POOLED[0] // shrink) * (POOLED[1] // shrink)
         layers: list[nn.Module] = []
         for width in self._HIDDEN:

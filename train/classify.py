@@ -1,0 +1,435 @@
+"""Training a classifier of cell crops, phase by phase, and measuring it on the way.
+
+Owns the recipe and the loop. Does not own the networks (see ``models.cell_classifier``), the
+views (see ``datasets.cell_views``) nor final figures of a bundle (see ``export``).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from calibration.labelled_cells import CellPicture, LabelledCells, write_cells
+from edge_runtime.bundle import CropInputSpec
+from edge_runtime.errors import DataError, SettingsError
+from edge_runtime.preprocess import crop_tensor
+from edge_runtime.types import Float32Array, Int64Array
+from train.datasets.cell_sources import CellSourceSpec, read_sources
+from train.datasets.cell_views import Surroundings, ViewSpec, draw_view, surroundings
+from train.models.cell_classifier import (
+    CHECKPOINT_NAME,
+    Checkpoint,
+    NetworkSpec,
+    Normalised,
+    build_network,
+    head_parameters,
+    write_checkpoint,
+)
+from train.recipe import RECIPES
+
+CELLS_NAME = "cells.json"
+_LAST = "last.pt"
+_BATCH_JUDGED = 64
+
+
+class Phase(BaseModel):
+    """One stretch of training.
+
+    Attributes:
+        frozen_backbone: train the last layer only; the backbone stays in eval mode.
+        lr: of the last layer, at its height.
+        backbone_lr: of everything else; None takes ``lr``.
+        warmup: share of the steps in which the rate rises; then it falls as a cosine.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(gt=0)
+    frozen_backbone: bool = False
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(gt=0)
+    backbone_lr: float | None = Field(default=None, gt=0)
+    final: float = Field(default=0.01, ge=0, le=1, description="last rate, share of the height")
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.05, ge=0)
+
+
+class ClassifyRecipe(BaseModel):
+    """Everything that decides a classifier, but for the data itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    purpose: str
+    data_root: str = "../shared/data"
+    sources: tuple[CellSourceSpec, ...] = Field(min_length=1)
+    classes: tuple[str, ...] = Field(min_length=2)
+    network: NetworkSpec
+    input: CropInputSpec
+    view: ViewSpec = ViewSpec()
+    phases: tuple[Phase, ...] = Field(min_length=1)
+    batch: int = Field(default=64, gt=1)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    weighted_classes: bool = False
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+
+def load_classify_recipe(path: str | Path, data_root: Path | None = None) -> ClassifyRecipe:
+    """Reads a classifier's recipe, a file or a shipped one by its bare name.
+
+    Raises:
+        SettingsError: missing, no YAML, or unknown or bad keys.
+    """
+    file = Path(path)
+    if not file.exists() and (RECIPES / f"{path}.yaml").exists():
+        file = RECIPES / f"{path}.yaml"
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        recipe = ClassifyRecipe.model_validate(document)
+    except OSError as error:
+        raise SettingsError(f"recipe {path}: {error.strerror}; give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"recipe {file}: not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise SettingsError(f"recipe {file}: {where}: {first['msg']}") from error
+    return recipe if data_root is None else recipe.model_copy(update={"data_root": str(data_root)})
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedCells:
+    """What a network says of one split.
+
+    Attributes:
+        truth: int64 ``(n,)``.
+        logits: float32 ``(n, classes)``.
+    """
+
+    truth: Int64Array
+    logits: Float32Array
+
+    @property
+    def accuracy(self) -> float:
+        """Share of cells named right."""
+        return float((self.logits.argmax(1) == self.truth).mean()) if len(self.truth) else 0.0
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 over the classes that occur in the truth."""
+        said = self.logits.argmax(1)
+        scores = []
+        for label in np.unique(self.truth):
+            hits = int(((said == label) & (self.truth == label)).sum())
+            scores.append(2 * hits / int((said == label).sum() + (self.truth == label).sum()))
+        return float(np.mean(scores)) if scores else 0.0
+
+
+def judge(
+    network: nn.Module,
+    pictures: tuple[CellPicture, ...],
+    root: Path,
+    spec: CropInputSpec,
+    *,
+    device: torch.device | str = "cpu",
+) -> JudgedCells:
+    """A network's logits of every labelled cell, cropped as a device would."""
+    crops, truth = [], []
+    for picture in pictures:
+        pixels = picture.read(root)
+        boxes = picture.boxes_xyxy(pixels.shape[1], pixels.shape[0])
+        crops.append((crop_tensor(pixels, boxes, spec) * 255).round().astype(np.uint8))
+        truth.append(picture.class_ids)
+    if not crops:
+        return JudgedCells(np.zeros(0, np.int64), np.zeros((0, 1), np.float32))
+    every, labels = np.concatenate(crops), np.concatenate(truth)
+    network.eval()
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(every), _BATCH_JUDGED):
+            batch = torch.from_numpy(every[start : start + _BATCH_JUDGED]).to(device)
+            parts.append(network(batch.float() / 255).float().cpu().numpy())
+    return JudgedCells(labels, np.concatenate(parts))
+
+
+def train_classifier(
+    recipe: ClassifyRecipe,
+    out: Path,
+    *,
+    device: str = "cpu",
+    resume: bool = False,
+    start_from: dict[str, Tensor] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Trains a classifier and leaves its run folder.
+
+    Args:
+        recipe: what to train.
+        out: run folder: ``classifier.pt`` (best macro F1 on validation cells, averaged
+            weights), ``cells.json``, ``training.json``.
+        device: of torch.
+        resume: continue after the last whole epoch.
+        start_from: weights of the backbone to begin with; those that fit by name and shape.
+        say: told once an epoch.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        DataError: unusable data, or nothing to resume.
+        SettingsError: a bad recipe.
+    """
+    root = Path(recipe.data_root)
+    torch.manual_seed(recipe.seed)
+    threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    if threads:
+        torch.set_num_threads(threads)
+    cells = read_sources(
+        recipe.sources, root, recipe.classes, name=recipe.name, with_attributes=False
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_cells(cells, out / CELLS_NAME)
+    network = build_network(
+        recipe.network.architecture,
+        recipe.network.args,
+        len(recipe.classes),
+        recipe.network.dropout,
+    )
+    if start_from is not None:
+        mine = network.state_dict()
+        fitting = {k: v for k, v in start_from.items() if k in mine and mine[k].shape == v.shape}
+        if not fitting:
+            raise DataError("the weights to start from fit no layer of this network")
+        network.load_state_dict(fitting, strict=False)
+    model = Normalised(network, recipe.network.mean, recipe.network.std).to(device)
+    run = _Run(recipe, root, out, model, cells, torch.device(device), say)
+    if resume:
+        run.resume()
+    run.train()
+    return out / CHECKPOINT_NAME
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        recipe: ClassifyRecipe,
+        root: Path,
+        out: Path,
+        model: Normalised,
+        cells: LabelledCells,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
+        self._recipe = recipe
+        self._root = root
+        self._out = out
+        self._model = model.to(memory_format=torch.channels_last)
+        self._averaged = AveragedModel(
+            model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True
+        )
+        self._cells = cells
+        self._device = device
+        self._say = say
+        self._history: list[dict[str, Any]] = []
+        self._best = -1.0
+        self._done = 0
+        self._labels: Int64Array = np.zeros(0, np.int64)
+        self._views: list[Surroundings] = []
+        self._resumed: dict[str, Any] | None = None
+
+    def resume(self) -> None:
+        """Takes up the last whole epoch."""
+        from train.models.cell_classifier import load_weights
+
+        saved = load_weights(self._out / _LAST)
+        if saved["recipe"] != self._recipe.model_dump_json():
+            raise SettingsError(f"{self._out}: begun with another recipe; choose another folder")
+        self._model.load_state_dict(saved["model"])
+        self._averaged.load_state_dict(saved["averaged"])
+        self._history, self._best = saved["history"], saved["best"]
+        self._done = len(self._history)
+        self._resumed = saved
+
+    def train(self) -> None:
+        """All phases."""
+        self._read_cells()
+        started = time.time()
+        epoch = 0
+        for number, phase in enumerate(self._recipe.phases):
+            first, epoch = epoch, epoch + phase.epochs
+            if self._done >= epoch:
+                continue
+            self._phase(number, phase, first)
+        self._write_record(time.time() - started)
+
+    def _read_cells(self) -> None:
+        labels: list[int] = []
+        known: dict[str, list[Surroundings]] = {}
+        for picture in self._cells.of_split("train"):
+            # A picture that is repeated is read once.
+            if picture.file not in known:
+                pixels = picture.read(self._root)
+                boxes = picture.boxes_xyxy(pixels.shape[1], pixels.shape[0])
+                known[picture.file] = [
+                    surroundings(pixels, box, self._recipe.input) for box in boxes
+                ]
+            self._views += known[picture.file]
+            labels += picture.class_ids.tolist()
+        self._labels = np.array(labels, np.int64)
+
+    def _phase(self, number: int, phase: Phase, first: int) -> None:
+        recipe, model = self._recipe, self._model
+        head = {id(p) for p in head_parameters(model.network)}
+        groups = [
+            {"params": [p for p in model.parameters() if id(p) in head], "lr": phase.lr},
+            {
+                "params": [p for p in model.parameters() if id(p) not in head],
+                "lr": phase.backbone_lr or phase.lr,
+            },
+        ]
+        for parameter in model.parameters():
+            parameter.requires_grad_(not phase.frozen_backbone or id(parameter) in head)
+        if phase.frozen_backbone:
+            groups = groups[:1]
+        optimizer: torch.optim.Optimizer
+        if phase.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, weight_decay=phase.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                groups, momentum=0.9, nesterov=True, weight_decay=phase.weight_decay
+            )
+        steps_an_epoch = max(1, len(self._labels) // recipe.batch)
+        total = steps_an_epoch * phase.epochs
+        warm = max(1, round(total * phase.warmup))
+
+        def rate(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            share = (step - warm) / max(1, total - warm)
+            return phase.final + (1 - phase.final) * (1 + math.cos(math.pi * share)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        criterion = nn.CrossEntropyLoss(
+            weight=self._class_weights(), label_smoothing=recipe.label_smoothing
+        )
+        begin = max(first, self._done)
+        if begin > first and self._resumed is not None:
+            optimizer.load_state_dict(self._resumed["optimizer"])
+            schedule.load_state_dict(self._resumed["schedule"])
+        for epoch in range(begin, first + phase.epochs):
+            started, losses = time.time(), []
+            model.train()
+            if phase.frozen_backbone:
+                model.eval()
+            for crops, labels in self._batches(epoch):
+                optimizer.zero_grad()
+                loss = criterion(model(crops), labels)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+                optimizer.step()
+                schedule.step()
+                self._averaged.update_parameters(model)
+                losses.append(float(loss.detach()))
+            self._after(epoch, number, float(np.mean(losses)), time.time() - started)
+            torch.save(
+                {
+                    "recipe": recipe.model_dump_json(),
+                    "model": model.state_dict(),
+                    "averaged": self._averaged.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": {k: v for k, v in schedule.state_dict().items() if k[0] != "l"},
+                    "history": self._history,
+                    "best": self._best,
+                },
+                self._out / _LAST,
+            )
+
+    def _class_weights(self) -> Tensor | None:
+        if not self._recipe.weighted_classes:
+            return None
+        counts = np.bincount(self._labels, minlength=len(self._recipe.classes))
+        weights = counts.sum() / np.maximum(counts, 1) / len(counts)
+        return torch.tensor(weights, dtype=torch.float32, device=self._device)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        recipe = self._recipe
+        rng = np.random.default_rng([recipe.seed, epoch])
+        order = rng.permutation(len(self._labels))
+        whole = max(1, len(order) // recipe.batch)
+        for number in range(whole):
+            chosen = order[number * recipe.batch : (number + 1) * recipe.batch]
+            views = np.stack(
+                [draw_view(self._views[i], rng, recipe.input, recipe.view) for i in chosen]
+            )
+            crops = torch.from_numpy(views).to(self._device).permute(0, 3, 1, 2).float() / 255
+            yield (
+                crops.contiguous(memory_format=torch.channels_last),
+                torch.from_numpy(self._labels[chosen]).to(self._device),
+            )
+
+    def _after(self, epoch: int, phase: int, loss: float, seconds: float) -> None:
+        averaged: Any = self._averaged.module
+        judged = judge(
+            averaged,
+            self._cells.of_split("val"),
+            self._root,
+            self._recipe.input,
+            device=self._device,
+        )
+        row = {
+            "epoch": epoch + 1,
+            "phase": phase + 1,
+            "loss": round(loss, 4),
+            "val_accuracy": round(judged.accuracy, 4),
+            "val_macro_f1": round(judged.macro_f1, 4),
+            "seconds": round(seconds, 1),
+        }
+        self._history.append(row)
+        self._say("  ".join(f"{key} {value}" for key, value in row.items()))
+        # Of equals the later: the rate was lower. Without validation cells, the last.
+        if judged.macro_f1 >= self._best:
+            self._best = judged.macro_f1
+            recipe = self._recipe
+            write_checkpoint(
+                Checkpoint(
+                    architecture=recipe.network.architecture,
+                    model_args=recipe.network.args,
+                    classes=recipe.classes,
+                    input=recipe.input,
+                    mean=recipe.network.mean,
+                    std=recipe.network.std,
+                ),
+                {k: v.cpu() for k, v in averaged.network.state_dict().items()},
+                self._out / CHECKPOINT_NAME,
+            )
+
+    def _write_record(self, seconds: float) -> None:
+        document = {
+            "recipe": self._recipe.model_dump(mode="json"),
+            "checkpoint": CHECKPOINT_NAME,
+            "cells": {
+                split: sum(len(each.cells) for each in self._cells.of_split(split))
+                for split in ("train", "val", "test")
+            },
+            "history": self._history,
+            "best_val_macro_f1": self._best,
+            "seconds_of_last_start": round(seconds, 1),
+            "torch": torch.__version__,
+        }
+        (self._out / "training.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -1,0 +1,457 @@
+"""Training an attribute head on a finished detector, whose weights stay as they are.
+
+Owns the recipe, the loop and the checkpoint. Does not own the head (see
+``models.attribute_head``), nor training detector and head together (see
+``models.attridet``). With the detector frozen its finds stay what they were measured to
+be, and only its first layers have to run: those that the head reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from calibration.attribute_metrics import AttributeMetrics, evaluate_on_labelled_boxes
+from calibration.labelled_cells import CellPicture, CellSplit, LabelledCells, write_cells
+from edge_runtime.attributes import MISSING
+from edge_runtime.bundle import InputSpec
+from edge_runtime.errors import DataError, SettingsError
+from edge_runtime.preprocess import fit_window, tensor_of
+from edge_runtime.types import Float32Array, Int64Array, UInt8Image
+from train.datasets.cell_sources import CellSourceSpec, read_sources
+from train.datasets.cell_windows import WindowSpec, draw_window
+from train.losses import AsymmetricLoss
+from train.models.attribute_head import (
+    AttriHead,
+    HeadOutputs,
+    Tap,
+    chosen_values,
+    describe_taps,
+    logit_widths,
+    pool_cells,
+    tapped_layers,
+)
+from train.recipe import RECIPES
+
+CHECKPOINT_NAME = "attribute_head.pt"
+CELLS_NAME = "cells.json"
+_LAST = "last.pt"
+
+
+class DescribeRecipe(BaseModel):
+    """Everything that decides an attribute head on a frozen detector, but for the data.
+
+    Attributes:
+        classes: cells of other classes are left out.
+        layers: tapped layers; None takes those of the detector's family.
+        convolutions: channels of the head's convolutions; the paper's are 128, 64, 64.
+        input_size: side of the detector's input, which decides a picture's fitted scale.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    purpose: str
+    data_root: str = "../shared/data"
+    sources: tuple[CellSourceSpec, ...] = Field(min_length=1)
+    classes: tuple[str, ...] = Field(min_length=1)
+    detector: str = "models/wbc-detector.pt"
+    layers: tuple[int, ...] | None = None
+    convolutions: tuple[int, int, int] = AttriHead.CONVOLUTIONS
+    outputs: HeadOutputs = "per_value"
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    loss: Literal["asymmetric", "cross_entropy"] = "asymmetric"
+    input_size: int = Field(default=320, gt=0)
+    window: WindowSpec = WindowSpec()
+    epochs: int = Field(gt=0)
+    batch: int = Field(default=32, gt=1)
+    lr: float = Field(default=0.001, gt=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    seed: int = Field(default=0, ge=0)
+
+
+def load_describe_recipe(path: str | Path, data_root: Path | None = None) -> DescribeRecipe:
+    """Reads a head's recipe, a file or a shipped one by its bare name.
+
+    Raises:
+        SettingsError: missing, no YAML, or unknown or bad keys.
+    """
+    file = Path(path)
+    if not file.exists() and (RECIPES / f"{path}.yaml").exists():
+        file = RECIPES / f"{path}.yaml"
+    try:
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
+        recipe = DescribeRecipe.model_validate(document)
+    except OSError as error:
+        raise SettingsError(f"recipe {path}: {error.strerror}; give a YAML file") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"recipe {file}: not YAML: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise SettingsError(f"recipe {file}: {where}: {first['msg']}") from error
+    return recipe if data_root is None else recipe.model_copy(update={"data_root": str(data_root)})
+
+
+class FrozenFeatures(nn.Module):
+    """The first layers of a detector, in eval mode and without gradients.
+
+    Args:
+        detector: an ultralytics detector.
+        layers: tapped layers, in rising order.
+
+    Raises:
+        SettingsError: a layer up to the last tapped one takes more than the layer before.
+    """
+
+    def __init__(self, detector: nn.Module, layers: tuple[int, ...]) -> None:
+        super().__init__()
+        self.taps: tuple[Tap, ...] = describe_taps(detector, layers)
+        stack: Any = detector.model
+        self.stack = nn.ModuleList(list(stack)[: max(layers) + 1])
+        for number, layer in enumerate(self.stack):
+            described: Any = layer
+            if number and described.f != -1:
+                raise SettingsError(f"tapped layers {layers}: layer {number} is no plain chain")
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> FrozenFeatures:
+        """Stays in eval mode: batch norms must not move."""
+        super().train(False)
+        return self
+
+    def forward(self, pictures: Tensor) -> list[Tensor]:
+        """Tapped maps of pictures ``(n, 3, h, w)`` in 0..1."""
+        wanted = {tap.layer for tap in self.taps}
+        maps = []
+        with torch.no_grad():
+            for number, layer in enumerate(self.stack):
+                pictures = layer(pictures)
+                if number in wanted:
+                    maps.append(pictures)
+        return maps
+
+
+def load_own_detector(checkpoint: Path) -> nn.Module:
+    """A detector of an own training run, float32.
+
+    Raises:
+        DataError: missing, or no ultralytics checkpoint. It is a pickle: give only own ones.
+    """
+    if not checkpoint.is_file():
+        raise DataError(f"checkpoint {checkpoint}: no such file; train one or mend the path")
+    from ultralytics import YOLO
+
+    try:
+        detector: Any = YOLO(str(checkpoint), task="detect").model
+    except Exception as error:  # unpickling can fail in any way
+        reason = " ".join(str(error).split())
+        raise DataError(f"checkpoint {checkpoint}: not one of ultralytics ({reason})") from error
+    found: nn.Module = detector.float()
+    return found
+
+
+def train_attribute_head(
+    recipe: DescribeRecipe,
+    out: Path,
+    *,
+    detector: Path | None = None,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """Trains a head and leaves its run folder.
+
+    Args:
+        recipe: what to train.
+        out: run folder: ``attribute_head.pt`` (best mean F1 on validation cells, averaged
+            weights), ``cells.json``, ``training.json``.
+        detector: checkpoint other than the recipe's.
+        resume: continue after the last whole epoch.
+        say: told once an epoch.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        DataError: unusable data or checkpoint.
+        SettingsError: a bad recipe, or nothing known of the detector's layers.
+    """
+    root, checkpoint = Path(recipe.data_root), detector or Path(recipe.detector)
+    torch.manual_seed(recipe.seed)
+    threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    if threads:
+        torch.set_num_threads(threads)
+    cells = read_sources(
+        recipe.sources, root, recipe.classes, name=recipe.name, with_attributes=True
+    )
+    own: Any = load_own_detector(checkpoint)
+    layers = recipe.layers or tapped_layers(str(own.yaml.get("yaml_file", "")))
+    features = FrozenFeatures(own, layers)
+    out.mkdir(parents=True, exist_ok=True)
+    write_cells(cells, out / CELLS_NAME)
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    run = _Run(recipe, root, out, features, cells, digest, say)
+    if resume:
+        run.resume()
+    run.train()
+    return out / CHECKPOINT_NAME
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self,
+        recipe: DescribeRecipe,
+        root: Path,
+        out: Path,
+        features: FrozenFeatures,
+        cells: LabelledCells,
+        detector_sha256: str,
+        say: Callable[[str], None],
+    ) -> None:
+        if cells.attributes is None:
+            raise SettingsError(f"recipe {recipe.name}: its data sets have no attributes")
+        self._recipe, self._root, self._out, self._say = recipe, root, out, say
+        self._cells, self._schema = cells, cells.attributes
+        self._detector_sha256 = detector_sha256
+        self._features = features.to(memory_format=torch.channels_last)
+        self._widths = logit_widths(self._schema, recipe.outputs)
+        self._head = AttriHead(
+            sum(tap.channels for tap in features.taps),
+            sum(self._widths),
+            recipe.dropout,
+            recipe.convolutions,
+        )
+        self._averaged = AveragedModel(self._head, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self._history: list[dict[str, Any]] = []
+        self._best = -1.0
+        self._resumed: dict[str, Any] | None = None
+
+    def resume(self) -> None:
+        """Takes up the last whole epoch."""
+        from train.models.cell_classifier import load_weights
+
+        saved = load_weights(self._out / _LAST)
+        if saved["recipe"] != self._recipe.model_dump_json():
+            raise SettingsError(f"{self._out}: begun with another recipe; choose another folder")
+        self._head.load_state_dict(saved["head"])
+        self._averaged.load_state_dict(saved["averaged"])
+        self._history, self._best, self._resumed = saved["history"], saved["best"], saved
+
+    def train(self) -> None:
+        """All epochs."""
+        recipe = self._recipe
+        examples = _examples(self._cells, "train")
+        if not examples:
+            raise DataError(f"{self._root}: no training cell with an attribute; check the data")
+        judged_on = _judging(self._cells, "val", self._root, recipe.input_size)
+        optimizer = torch.optim.AdamW(
+            self._head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
+        steps = max(1, len(examples) // recipe.batch)
+        total, warm = steps * recipe.epochs, max(1, round(steps * recipe.epochs * recipe.warmup))
+
+        def rate(step: int) -> float:
+            if step < warm:
+                return (step + 1) / warm
+            share = (step - warm) / max(1, total - warm)
+            return 0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        if self._resumed is not None:
+            optimizer.load_state_dict(self._resumed["optimizer"])
+            schedule.load_state_dict(self._resumed["schedule"])
+        for epoch in range(len(self._history), recipe.epochs):
+            started, losses = time.time(), []
+            self._head.train()
+            for windows, boxes, values in self._batches(examples, epoch):
+                logits = self._head(self._pooled(windows, boxes))
+                loss = self._loss(logits, values)
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(self._head.parameters(), 5.0)
+                optimizer.step()
+                schedule.step()
+                self._averaged.update_parameters(self._head)
+                losses.append(float(loss.detach()))
+            self._after(epoch, float(np.mean(losses)), time.time() - started, judged_on)
+            torch.save(
+                {
+                    "recipe": recipe.model_dump_json(),
+                    "head": self._head.state_dict(),
+                    "averaged": self._averaged.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": {k: v for k, v in schedule.state_dict().items() if k[0] != "l"},
+                    "history": self._history,
+                    "best": self._best,
+                },
+                self._out / _LAST,
+            )
+        self._write_record()
+
+    def _loss(self, logits: Tensor, values: Tensor) -> Tensor:
+        if self._recipe.loss == "asymmetric":
+            return AsymmetricLoss()(logits, values, self._widths)
+        groups = logits.split(list(self._widths), dim=1)
+        parts = [
+            nn.functional.cross_entropy(
+                group, values[:, place], ignore_index=MISSING, label_smoothing=0.05
+            )
+            for place, group in enumerate(groups)
+            if bool((values[:, place] != MISSING).any())
+        ]
+        return torch.stack(parts).sum()
+
+    def _pooled(self, pictures: Tensor, boxes: Tensor) -> Tensor:
+        maps = self._features(pictures)
+        strides = [tap.stride for tap in self._features.taps]
+        return pool_cells(maps, strides, boxes, torch.arange(len(boxes)))
+
+    def _batches(
+        self, examples: list[tuple[CellPicture, int]], epoch: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        recipe = self._recipe
+        rng = np.random.default_rng([recipe.seed, epoch])
+        order = rng.permutation(len(examples))
+        for number in range(max(1, len(order) // recipe.batch)):
+            chosen = order[number * recipe.batch : (number + 1) * recipe.batch]
+            windows, boxes, values = [], [], []
+            for index in chosen:
+                picture, cell = examples[index]
+                pixels = picture.read(self._root)
+                height, width = pixels.shape[:2]
+                window, box = draw_window(
+                    pixels,
+                    picture.boxes_xyxy(width, height)[cell],
+                    recipe.input_size / max(width, height),
+                    rng,
+                    recipe.window,
+                )
+                windows.append(window)
+                boxes.append(box)
+                values.append(picture.cells[cell].attributes)
+            tensor = torch.from_numpy(np.stack(windows)).permute(0, 3, 1, 2).float() / 255
+            yield (
+                tensor.contiguous(memory_format=torch.channels_last),
+                torch.from_numpy(np.stack(boxes)),
+                torch.tensor(values),
+            )
+
+    def _after(self, epoch: int, loss: float, seconds: float, judged_on: list[_Judged]) -> None:
+        metrics = self._judge(judged_on)
+        row = {
+            "epoch": epoch + 1,
+            "loss": round(loss, 4),
+            "val_macro_f1": None if metrics is None else round(metrics.mean_macro_f1 or 0.0, 4),
+            "seconds": round(seconds, 1),
+        }
+        self._history.append(row)
+        self._say("  ".join(f"{key} {value}" for key, value in row.items()))
+        reached = float(row["val_macro_f1"] or 0.0)
+        if reached >= self._best:
+            self._best = reached
+            self._write_checkpoint()
+
+    def _judge(self, judged_on: list[_Judged]) -> AttributeMetrics | None:
+        if not judged_on:
+            return None
+        averaged: Any = self._averaged.module
+        averaged.eval()
+        truth, predicted = [], []
+        with torch.no_grad():
+            for start in range(0, len(judged_on), 16):
+                part = judged_on[start : start + 16]
+                pictures = torch.from_numpy(np.stack([each[0] for each in part])).float() / 255
+                boxes = torch.from_numpy(np.stack([each[1] for each in part]))
+                logits = averaged(
+                    self._pooled(pictures.contiguous(memory_format=torch.channels_last), boxes)
+                )
+                predicted += list(chosen_values(logits, self._widths)[0].numpy())
+                truth += [each[2] for each in part]
+        return evaluate_on_labelled_boxes(self._schema, np.stack(truth), np.stack(predicted))
+
+    def _write_checkpoint(self) -> None:
+        recipe, taps = self._recipe, self._features.taps
+        attributed = {
+            picture.cells[cell].class_id for picture, cell in _examples(self._cells, "train")
+        }
+        averaged: Any = self._averaged.module
+        document = {
+            "kind": "attribute_head",
+            "attributes": self._schema.model_dump(mode="json"),
+            "outputs": recipe.outputs,
+            "layers": [tap.layer for tap in taps],
+            "strides": [tap.stride for tap in taps],
+            "channels": [tap.channels for tap in taps],
+            "convolutions": list(recipe.convolutions),
+            "dropout": recipe.dropout,
+            "not_for_classes": [
+                name for place, name in enumerate(recipe.classes) if place not in attributed
+            ],
+            "detector_sha256": self._detector_sha256,
+            "state": averaged.state_dict(),
+        }
+        partial = self._out / f"{CHECKPOINT_NAME}.partial"
+        torch.save(document, partial)
+        partial.replace(self._out / CHECKPOINT_NAME)
+
+    def _write_record(self) -> None:
+        document = {
+            "recipe": self._recipe.model_dump(mode="json"),
+            "checkpoint": CHECKPOINT_NAME,
+            "detector_sha256": self._detector_sha256,
+            "cells_with_attributes": {
+                split: len(_examples(self._cells, split)) for split in ("train", "val", "test")
+            },
+            "history": self._history,
+            "best_val_macro_f1": self._best,
+            "torch": torch.__version__,
+        }
+        (self._out / "training.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+# A fitted input uint8 (3, size, size), a box in it and the labelled values.
+_Judged = tuple[UInt8Image, Float32Array, Int64Array]
+
+
+def _examples(cells: LabelledCells, split: CellSplit) -> list[tuple[CellPicture, int]]:
+    """Cells of a split with at least one known attribute."""
+    return [
+        (picture, number)
+        for picture in cells.of_split(split)
+        for number, cell in enumerate(picture.cells)
+        if any(value != MISSING for value in cell.attributes)
+    ]
+
+
+def _judging(cells: LabelledCells, split: CellSplit, root: Path, size: int) -> list[_Judged]:
+    """Cells of a split in whole pictures, fitted to the input as a device does."""
+    spec = InputSpec(name="images", width=size, height=size, scale=1.0, pad_value=114)
+    judged: list[_Judged] = []
+    for picture, number in _examples(cells, split):
+        pixels = picture.read(root)
+        height, width = pixels.shape[:2]
+        window = fit_window(width, height, spec)
+        box = picture.boxes_xyxy(width, height)[number]
+        scale = np.array([window.scale_x, window.scale_y] * 2, np.float32)
+        pad = np.array([window.pad_x, window.pad_y] * 2, np.float32)
+        fitted = tensor_of(pixels, window, spec)[0].astype(np.uint8)
+        judged.append((fitted, box * scale + pad, np.array(picture.cells[number].attributes)))
+    return judged
