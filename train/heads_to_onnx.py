@@ -11,11 +11,10 @@ a detector's, it can run nothing.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,9 +22,16 @@ from torch import Tensor, nn
 
 from calibration.float_heads import FloatAttributeHead, FloatClassifier, float_artifact
 from edge_runtime.attributes import AttributeSchema
-from edge_runtime.bundle import AttributeHeadSpec, ClassifierSpec, CropInputSpec, FeatureMapSpec
+from edge_runtime.bundle import AttributeHeadSpec, ClassifierSpec, FeatureMapSpec
 from edge_runtime.errors import DataError, SettingsError
 from train.models.attribute_head import POOLED, AttriHead, HeadOutputs, logit_widths
+from train.models.cell_classifier import (
+    Checkpoint,
+    load_classifier,
+    load_weights,
+    put_weights,
+    read_checkpoint,
+)
 
 # The highest that TensorRT 8.6 reads in full; RoiAlign by half pixels needs 16.
 OPSET = 17
@@ -36,40 +42,23 @@ _SAMPLES = 2
 _BOXES, _ATTRIBUTE_LOGITS, _LOGITS = "boxes", "attribute_logits", "logits"
 # They make timm read files or its servers.
 _FETCHING = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"})
-_DEFAULT_CONVOLUTIONS = (128, 64, 64)
 
 
-class _Document(BaseModel):
+class _AttributeHeadDocument(BaseModel):
     # The trainer may note more than is needed here.
     model_config = ConfigDict(frozen=True, extra="ignore", arbitrary_types_allowed=True)
 
-    state: dict[str, Tensor]
-
-
-class _ClassifierDocument(_Document):
-    kind: Literal["classifier"]
-    architecture: str
-    model_args: dict[str, Any]
-    classes: tuple[str, ...] = Field(min_length=2)
-    input: CropInputSpec
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-class _AttributeHeadDocument(_Document):
     kind: Literal["attribute_head"]
     attributes: AttributeSchema
     outputs: HeadOutputs
     layers: tuple[int, ...] = Field(min_length=1)
     strides: tuple[int, ...]
     channels: tuple[int, ...]
-    convolutions: tuple[int, ...]
+    convolutions: tuple[int, int, int]
     dropout: float
     not_for_classes: tuple[str, ...]
     detector_sha256: str
-
-
-_AnyDocument = TypeVar("_AnyDocument", bound=_Document)
+    state: dict[str, Tensor]
 
 
 def export_classifier(checkpoint: Path) -> FloatClassifier:
@@ -80,13 +69,14 @@ def export_classifier(checkpoint: Path) -> FloatClassifier:
 
     Raises:
         DataError: missing, of another kind, or its parts do not fit each other.
-        SettingsError: an architecture that timm does not have, or that would fetch weights.
+        SettingsError: an architecture that timm does not have, or would fetch weights for.
     """
-    document = _read(checkpoint, _ClassifierDocument, "classifier")
-    network = _network(checkpoint, document)
-    whole = _Normalised(network, document.mean, document.std).eval()
+    _refuse_fetching(checkpoint, read_checkpoint(checkpoint)[0])
+    document, whole = load_classifier(checkpoint)
     name = document.input.name
     crops = torch.zeros(2, 3, document.input.height, document.input.width)
+    # Not folded into the first convolution, whose padding is zero after normalisation: a bias
+    # cannot know where the border is.
     with (
         tempfile.TemporaryDirectory(prefix="leukoscope-onnx-") as scratch,
         warnings.catch_warnings(),
@@ -130,7 +120,7 @@ def export_attribute_head(checkpoint: Path, detector: Path, image_size: int) -> 
             not fit each other.
         SettingsError: outputs that the attributes do not allow.
     """
-    document = _read(checkpoint, _AttributeHeadDocument, "attribute_head")
+    document = _read_head(checkpoint)
     _check_detector(checkpoint, document, detector)
     head = _head(checkpoint, document)
     maps = tuple(
@@ -150,81 +140,25 @@ def export_attribute_head(checkpoint: Path, detector: Path, image_size: int) -> 
     return FloatAttributeHead(_head_graph(head, maps, image_size), spec, maps, document.layers)
 
 
-class _Normalised(nn.Module):
-    mean: Tensor
-    factor: Tensor
-
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.plain = not any(mean) and all(each == 1 for each in std)
-        self.register_buffer("mean", torch.tensor(mean).reshape(1, 3, 1, 1))
-        self.register_buffer("factor", 1 / torch.tensor(std).reshape(1, 3, 1, 1))
-
-    def forward(self, crops: Tensor) -> Any:
-        # Not folded into the first convolution: its padding is zero after normalisation, and
-        # a bias cannot know where the border is.
-        return self.network(crops if self.plain else (crops - self.mean) * self.factor)
+def _refuse_fetching(file: Path, checkpoint: Checkpoint) -> None:
+    fetching = sorted(_FETCHING & set(checkpoint.model_args))
+    if fetching:
+        raise SettingsError(
+            f"{file}: model argument {fetching[0]!r} reads weights from elsewhere; train without it"
+        )
 
 
-def _read(checkpoint: Path, form: type[_AnyDocument], kind: str) -> _AnyDocument:
-    try:
-        document = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DataError(
-            f"checkpoint {checkpoint}: {error.strerror}; give the folder of a finished run"
-        ) from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise DataError(
-            f"checkpoint {checkpoint}: no plain checkpoint of a {kind}; give the folder of the "
-            "run that trained one"
-        ) from error
+def _read_head(file: Path) -> _AttributeHeadDocument:
+    document = load_weights(file)
     found = document.get("kind") if isinstance(document, dict) else None
-    if found != kind:
-        raise DataError(f"checkpoint {checkpoint}: of kind {found!r}, wanted {kind!r}")
+    if found != "attribute_head":
+        raise DataError(f"{file}: of kind {found!r}, no attribute head; give the run of one")
     try:
-        return form.model_validate(document)
+        return _AttributeHeadDocument.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise DataError(f"checkpoint {checkpoint}: {where}: {first['msg']}; train again") from error
-
-
-def _network(checkpoint: Path, document: _ClassifierDocument) -> nn.Module:
-    import timm
-
-    name = document.architecture
-    # Anything else, an address on timm's servers for one, would be fetched.
-    if not timm.is_model(name):
-        raise SettingsError(f"checkpoint {checkpoint}: timm has no architecture {name!r}")
-    fetching = sorted(_FETCHING & set(document.model_args))
-    if fetching:
-        raise SettingsError(
-            f"checkpoint {checkpoint}: model argument {fetching[0]!r} reads weights from "
-            "elsewhere; train without it"
-        )
-    arguments: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value
-        for key, value in document.model_args.items()
-    }
-    try:
-        network: nn.Module = timm.create_model(
-            name, pretrained=False, num_classes=len(document.classes), **arguments
-        )
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(
-            f"checkpoint {checkpoint}: timm does not make {name!r} with {arguments} ({reason})"
-        ) from error
-    last = next(reversed(network.state_dict()))
-    width = len(document.state[last]) if last in document.state else 0
-    if width not in (0, len(document.classes)):
-        raise DataError(
-            f"checkpoint {checkpoint}: names {len(document.classes)} classes, but its weights "
-            f"tell {width} apart; train again"
-        )
-    _load(checkpoint, network, document, f"{name} with {arguments}")
-    return network
+        raise DataError(f"{file}: {where}: {first['msg']}; train again") from error
 
 
 def _head(checkpoint: Path, document: _AttributeHeadDocument) -> AttriHead:
@@ -242,21 +176,9 @@ def _head(checkpoint: Path, document: _AttributeHeadDocument) -> AttriHead:
             f"checkpoint {checkpoint}: schema {document.attributes.name!r} needs {outputs} "
             f"outputs, its weights have {width}; train again"
         )
-    options: dict[str, Any] = {}
-    if document.convolutions != _DEFAULT_CONVOLUTIONS:
-        options["convolutions"] = document.convolutions
-    head = AttriHead(sum(document.channels), outputs, document.dropout, **options)
-    _load(checkpoint, head, document, f"a head on {sum(document.channels)} channels")
+    head = AttriHead(sum(document.channels), outputs, document.dropout, document.convolutions)
+    put_weights(head, document.state, checkpoint)
     return head.eval()
-
-
-def _load(checkpoint: Path, module: nn.Module, document: _Document, wanted: str) -> None:
-    try:
-        module.load_state_dict(document.state)
-    except RuntimeError as error:
-        raise DataError(
-            f"checkpoint {checkpoint}: its weights are not those of {wanted}; train again"
-        ) from error
 
 
 def _check_detector(checkpoint: Path, document: _AttributeHeadDocument, detector: Path) -> None:
@@ -274,7 +196,7 @@ def _check_detector(checkpoint: Path, document: _AttributeHeadDocument, detector
         )
 
 
-def _described(document: _ClassifierDocument) -> str:
+def _described(document: Checkpoint) -> str:
     given = ", ".join(f"{key} {value}" for key, value in sorted(document.model_args.items()))
     return f"{document.architecture}, {given}" if given else document.architecture
 

@@ -213,13 +213,13 @@ def test_same_checkpoint_same_bytes(
 
 
 CLASSIFIER_FAULTS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"kind": "attribute_head"}, DataError, "of kind 'attribute_head', wanted 'classifier'"),
-    ({"architecture": "resnet99x"}, SettingsError, "no architecture 'resnet99x'"),
-    ({"architecture": "hf-hub:some/model"}, SettingsError, "no architecture 'hf-hub"),
-    ({"architecture": "mobilenetv3_small_050", "model_args": {}}, DataError, "not those of"),
+    ({"kind": "attribute_head"}, DataError, "no classifier's checkpoint"),
+    ({"architecture": "resnet99x"}, SettingsError, "architecture 'resnet99x'"),
+    ({"architecture": "hf-hub:some/model"}, SettingsError, "architecture 'hf-hub"),
+    ({"architecture": "mobilenetv3_small_050", "model_args": {}}, DataError, "another network"),
     ({"model_args": {"checkpoint_path": "a.pt"}}, SettingsError, "reads weights from elsewhere"),
-    ({"model_args": {"colour": 3}}, SettingsError, "does not make 'resnet10t'"),
-    ({"classes": ["one", "two"]}, DataError, "names 2 classes, but its weights tell 3 apart"),
+    ({"model_args": {"colour": 3}}, SettingsError, "architecture 'resnet10t'"),
+    ({"classes": ["one", "two"]}, DataError, "another architecture or class list"),
     ({"input": {"name": "crops"}}, DataError, "input.width"),
 ]
 
@@ -238,10 +238,10 @@ def test_classifier_that_does_not_fit_is_one_line(
 
 
 HEAD_FAULTS: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"kind": "classifier"}, DataError, "of kind 'classifier', wanted 'attribute_head'"),
+    ({"kind": "classifier"}, DataError, "of kind 'classifier', no attribute head"),
     ({"detector_sha256": "0" * 64}, DataError, "trained on the maps of detector 000000000000"),
     ({"strides": [4]}, DataError, "do not describe the same maps"),
-    ({"channels": [32, 128]}, DataError, "its weights are not those of a head on 160 channels"),
+    ({"channels": [32, 128]}, DataError, "another architecture or class list"),
     ({"outputs": "per_attribute"}, SettingsError, "has 3 values"),
     (
         {"attributes": {"name": "small", "attributes": SCHEMA.model_dump()["attributes"][:1]}},
@@ -272,9 +272,9 @@ def test_files_that_are_no_plain_checkpoints_are_refused_unopened(
         float_classifier(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("no checkpoint")
     for file in (tmp_path / "text.pt", detector):
-        with pytest.raises(DataError, match="no plain checkpoint of a classifier"):
+        with pytest.raises(DataError, match="not a file of plain weights"):
             float_classifier(file)
     # An object with code of its own beside the tensors.
     strange = {**copy.copy(classifier), "note": Path("runs/code/when/read")}
-    with pytest.raises(DataError, match="no plain checkpoint"):
+    with pytest.raises(DataError, match="not a file of plain weights"):
         float_classifier(save(strange, tmp_path))
