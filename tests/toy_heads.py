@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.support import MODEL_NAME, SIDE, STAINS, _Graph, manifest_of, toy_detector, write_bundle
+
+pytest.importorskip("onnx", reason="the toy models are made with onnx; leukoscope[export]")
 
 CROP_SIDE = 24
 CLASSIFIER_NAME, HEAD_NAME = "classifier.onnx", "attribute_head.onnx"
