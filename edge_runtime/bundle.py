@@ -26,6 +26,7 @@ from typing_extensions import Self
 
 from edge_runtime.attributes import AttributeSchema
 from edge_runtime.errors import BundleError
+from edge_runtime.types import UNCLASSIFIED
 
 MANIFEST_NAME = "manifest.json"
 BUNDLE_SCHEMA = 1
@@ -176,12 +177,21 @@ class ClassifierSpec(_Part):
     abstain_below: float = Field(
         ge=0, le=1, description="cells whose best class is less probable stay unclassified"
     )
+    outside_differential: tuple[str, ...] = Field(
+        default=(),
+        description="classes counted beside the white cells, such as erythroblasts or artefacts",
+    )
     artifacts: tuple[Artifact, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("a class is listed twice")
+        if UNCLASSIFIED in self.classes:
+            raise ValueError(f"{UNCLASSIFIED!r} is what cells without a class are called")
+        unknown = set(self.outside_differential) - set(self.classes)
+        if unknown:
+            raise ValueError(f"outside_differential: {min(unknown)!r} is no class")
         return self
 
 
