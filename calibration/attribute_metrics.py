@@ -136,7 +136,7 @@ def evaluate_on_finds(
             chosen = _nearest(labelled.boxes_xyxy[rows], finds)
         else:
             rows = np.arange(len(labelled.boxes_xyxy))
-            chosen = _one_to_one(labelled.boxes_xyxy, finds)
+            chosen = one_to_one(labelled.boxes_xyxy, finds)
         answer = np.full((len(rows), len(schema.attributes)), MISSING, np.int64)
         answer[chosen >= 0] = finds.values[chosen[chosen >= 0]]
         wanted.append(labelled.values[rows])
@@ -186,8 +186,11 @@ def _nearest(boxes: Float32Array, finds: FoundCells) -> Int64Array:
     return chosen
 
 
-def _one_to_one(boxes: Float32Array, finds: FoundCells) -> Int64Array:
-    """Per box its own find, or -1: best score first, as ``accuracy.match_finds``."""
+def one_to_one(boxes: Float32Array, finds: FoundCells) -> Int64Array:
+    """Per box its own find's row, int64 ``(n,)``, or -1: best score first.
+
+    Pairs overlap by at least ``MATCH_IOU``, as in ``accuracy.match_finds``.
+    """
     chosen = np.full(len(boxes), -1, np.int64)
     overlap = iou_matrix(finds.boxes_xyxy, boxes)
     for row in np.argsort(-finds.scores, kind="stable") if len(boxes) else ():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +65,37 @@ def evaluate_classes(
         f1[name] = 2 * int((labelled & said).sum()) / total if total else None
     known = [value for value in f1.values() if value is not None]
     return ClassMetrics(len(truth), float((truth == answered).mean()), sum(known) / len(known), f1)
+
+
+def expected_calibration_error(
+    probabilities: NDArray[np.floating[Any]], right: NDArray[np.bool_], *, bins: int = 15
+) -> float:
+    """How far stated probabilities are from the share of right answers.
+
+    Cells are put into bins of equal width by the probability of their best class; the
+    result is the mean distance between a bin's mean probability and its share of right
+    answers, weighted by its cells (Guo et al., "On Calibration of Modern Neural Networks",
+    ICML 2017, equation 3).
+
+    Args:
+        probabilities: ``(n,)``, of the answered class.
+        right: bool ``(n,)``.
+        bins: their number.
+
+    Raises:
+        DataError: no cell, or the two differ in length.
+    """
+    if len(probabilities) != len(right) or len(right) == 0:
+        raise DataError(f"calibration error: {len(probabilities)} answers, {len(right)} labels")
+    place = np.minimum((probabilities * bins).astype(np.int64), bins - 1)
+    error = 0.0
+    for number in range(bins):
+        own = place == number
+        if own.any():
+            error += float(own.mean()) * abs(
+                float(probabilities[own].mean()) - float(right[own].mean())
+            )
+    return error
 
 
 def fit_temperature(probabilities: Float32Array, truth: Int64Array) -> float:

@@ -20,13 +20,13 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from calibration.labelled_cells import CellPicture, LabelledCells, write_cells
 from edge_runtime.bundle import CropInputSpec
 from edge_runtime.errors import DataError, SettingsError
 from edge_runtime.preprocess import crop_tensor
 from edge_runtime.types import Float32Array, Int64Array
+from train.averaging import moving_average
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.datasets.cell_views import Surroundings, ViewSpec, draw_view, surroundings
 from train.models.cell_classifier import (
@@ -240,9 +240,7 @@ class _Run:
         self._root = root
         self._out = out
         self._model = model.to(memory_format=torch.channels_last)
-        self._averaged = AveragedModel(
-            model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True
-        )
+        self._averaged = moving_average(model, recipe.ema, buffers=True)
         self._cells = cells
         self._device = device
         self._say = say

@@ -22,7 +22,6 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from calibration.attribute_metrics import AttributeMetrics, evaluate_on_labelled_boxes
 from calibration.labelled_cells import CellPicture, CellSplit, LabelledCells, write_cells
@@ -31,6 +30,7 @@ from edge_runtime.bundle import InputSpec
 from edge_runtime.errors import DataError, SettingsError
 from edge_runtime.preprocess import fit_window, tensor_of
 from edge_runtime.types import Float32Array, Int64Array, UInt8Image
+from train.averaging import moving_average
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.datasets.cell_windows import WindowSpec, draw_window
 from train.losses import AsymmetricLoss
@@ -239,7 +239,7 @@ class _Run:
             recipe.dropout,
             recipe.convolutions,
         )
-        self._averaged = AveragedModel(self._head, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self._averaged = moving_average(self._head, recipe.ema)
         self._history: list[dict[str, Any]] = []
         self._best = -1.0
         self._resumed: dict[str, Any] | None = None
