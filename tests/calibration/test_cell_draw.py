@@ -18,9 +18,9 @@ from tests.support import write_image
 def source(tmp_path: Path) -> OpenedCells:
     """Ten training pictures with three cells each, most of class 0, and one validation picture."""
     pictures = []
-    splits: list[CellSplit] = ["train"] * 10 + ["val"]
-    for index, split in enumerate(splits):
-        pixels = np.full((32, 40, 3), 20 * index, np.uint8)
+    for index in range(11):
+        split: CellSplit = "train" if index < 10 else "val"
+        pixels = np.full((32, 40, 3), (20 * index, 40, 160), np.uint8)
         write_image(tmp_path / f"{index}.png", pixels)
         cells = tuple(
             CellRow(box_xywhn=(0.25 * (row + 1), 0.5, 0.2, 0.5), class_id=class_id)
