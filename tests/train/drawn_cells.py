@@ -33,7 +33,7 @@ def write_cells_folder(
     folder = root / name
     (folder / "images").mkdir(parents=True)
     assert ATTRIBUTES is not None
-    rows = []
+    rows: list[dict[str, object]] = []
     for split, count in (("train", train), ("val", val), ("test", test)):
         for number in range(count):
             kind = list(KINDS)[number % 2]
@@ -43,7 +43,13 @@ def write_cells_folder(
             seed = len(rows)
             pixels = paint_field(SIDE, SIDE, [(x, y, size)], red_cells=[(8, 8, 14)], seed=seed)
             write_image(folder / file, pixels)
-            row = {"file": file, "split": split, "class": kind, "width": SIDE, "height": SIDE}
+            row: dict[str, object] = {
+                "file": file,
+                "split": split,
+                "class": kind,
+                "width": SIDE,
+                "height": SIDE,
+            }
             row |= {"x1": x - half, "y1": y - half, "x2": x + half, "y2": y + half}
             big = kind == "neutrophil"
             for each in ATTRIBUTES.attributes:

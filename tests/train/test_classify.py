@@ -73,7 +73,7 @@ def test_a_tiny_network_learns_sixteen_cells_by_heart(cells: Path, tmp_path: Pat
     checkpoint, network = load_classifier(file)
     opened = open_cells(tmp_path / "run" / "cells.json", cells)
     for split in ("train", "test"):
-        judged = judge(network, opened.cells.of_split(split), cells, checkpoint.input)  # type: ignore[arg-type]
+        judged = judge(network, opened.cells.of_split(split), cells, checkpoint.input)
         assert (judged.accuracy, judged.macro_f1) == (1.0, 1.0), split
     record = json.loads((tmp_path / "run" / "training.json").read_text())
     assert record["cells"] == {"train": 16, "val": 4, "test": 4}

@@ -147,8 +147,8 @@ def test_what_cannot_be_used(cells: Path, detector: Path, tmp_path: Path) -> Non
         train_attribute_head(recipe, tmp_path / "run", detector=tmp_path / "text.pt")
     with pytest.raises(DataError, match="to resume from"):
         train_attribute_head(recipe, tmp_path / "run", resume=True)
+    only = recipe.model_copy(update={"classes": ("monocyte",)})
     with pytest.raises(DataError, match="no cell of the recipe's classes to train on"):
-        only = recipe.model_copy(update={"classes": ("monocyte",)})
         train_attribute_head(only, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -74,7 +74,7 @@ def test_bad_input_to_classify(cells: Path, recipe: Path, tmp_path: Path) -> Non
         call("classify", "--recipe", recipe, "--data", tmp_path / "empty", *flags)
     with pytest.raises(SettingsError, match="not a classifier's recipe"):
         call("classify", "--recipe", "wbc-attributes", *flags)
-    with pytest.raises(SettingsError, match="give a YAML file or one of: .*wbc-classifier"):
+    with pytest.raises(SettingsError, match=r"give a YAML file or one of: .*wbc-classifier"):
         call("classify", "--recipe", "nowhere", *flags)
     with pytest.raises(DataError, match="to resume from"):
         call("classify", "--recipe", recipe, "--data", cells, "--resume", *flags)

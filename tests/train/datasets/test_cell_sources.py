@@ -53,11 +53,11 @@ def test_a_mapping_names_the_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no cell of the recipe's classes to train on"):
         # It has no splits of its own, so nothing of it is for training.
         read_sources((source,), tmp_path, ("Neutrophil",), name="n", with_attributes=False)
+    bare = source.model_copy(update={"mapping": None})
     with pytest.raises(SettingsError, match=r"none of its classes \(NGS.*give a mapping"):
-        bare = source.model_copy(update={"mapping": None})
         read_sources((bare,), tmp_path, ("Neutrophil",), name="n", with_attributes=False)
+    wrong = source.model_copy(update={"mapping": "C"})
     with pytest.raises(SettingsError, match="mapping 'C'"):
-        wrong = source.model_copy(update={"mapping": "C"})
         read_sources((wrong,), tmp_path, ("Neutrophil",), name="n", with_attributes=False)
 
 

@@ -126,4 +126,4 @@ def test_unknown_architectures_and_arguments() -> None:
 @pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "vit_tiny_patch16_224"])
 def test_the_head_is_the_last_layer(name: str) -> None:
     network = build_network(name, {}, 3)
-    assert {tuple(each.shape)[0] for each in head_parameters(network)} == {3}
+    assert {len(each) for each in head_parameters(network)} == {3}
