@@ -26,10 +26,11 @@ from typing_extensions import Self
 
 from edge_runtime.attributes import AttributeSchema
 from edge_runtime.errors import BundleError
-from edge_runtime.types import UNCLASSIFIED
 
 MANIFEST_NAME = "manifest.json"
 BUNDLE_SCHEMA = 1
+# What a cell is called that no class of the classifier is probable enough for.
+UNCLASSIFIED = "unclassified"
 # A detector for these devices is a few MB; anything far beyond is not one of ours.
 _LARGEST_FILE_BYTES = 512 * 1024 * 1024
 _LARGEST_MANIFEST_BYTES = 4 * 1024 * 1024
