@@ -120,6 +120,10 @@ def transfer(
     chain_scale: Annotated[
         float | None, typer.Option(help="pixels of those per source pixel")
     ] = None,
+    corner_margin: Annotated[
+        float,
+        typer.Option(help="how far a source's corners may lie outside its target, as a share"),
+    ] = 0.05,
     dataset: Annotated[
         str | None,
         typer.Option(help="what --from is, as data list names it [default: its data.yaml says]"),
@@ -146,6 +150,7 @@ def transfer(
         dataset=dataset,
         chain=chain,
         hand=hand,
+        corner_margin=corner_margin,
         seed=seed,
         sample=sample,
     )

@@ -121,7 +121,11 @@ def fit_homography(
 
 
 def register(
-    source: Landmarks, target: Landmarks, *, expected_scale: float | None, inside: bool = True
+    source: Landmarks,
+    target: Landmarks,
+    *,
+    expected_scale: float | None,
+    corner_margin: float | None = CORNER_MARGIN,
 ) -> Registration:
     """Registers two pictures from their landmarks and tests the result.
 
@@ -129,7 +133,8 @@ def register(
         source: found with the first of ``working_factors``.
         target: found with the second.
         expected_scale: target pixels per source pixel, None when unknown: not tested then.
-        inside: ask that the whole source frame lands in the target.
+        corner_margin: how far outside the target, as a share of its sides, the source's corners
+            may land; None: anywhere.
     """
     pairs = match(source, target)
     source_xy, target_xy = source.points_xy[pairs[:, 0]], target.points_xy[pairs[:, 1]]
@@ -144,7 +149,11 @@ def register(
     ]
     if matrix is not None:
         checks += shape_checks(
-            matrix, source.size_px, target.size_px, expected_scale=expected_scale, inside=inside
+            matrix,
+            source.size_px,
+            target.size_px,
+            expected_scale=expected_scale,
+            corner_margin=corner_margin,
         )
     counts = (len(source), len(target))
     return Registration(
@@ -153,7 +162,11 @@ def register(
 
 
 def chained(
-    first: Registration, second: Registration, *, expected_scale: float | None
+    first: Registration,
+    second: Registration,
+    *,
+    expected_scale: float | None,
+    corner_margin: float | None = CORNER_MARGIN,
 ) -> Registration:
     """Source to target through a third picture: both legs' tests, and those of the product."""
     matrix = None
@@ -166,7 +179,11 @@ def chained(
         matrix = _normalised(second.matrix @ first.matrix)
     if matrix is not None:
         checks += shape_checks(
-            matrix, first.source_size, second.target_size, expected_scale=expected_scale
+            matrix,
+            first.source_size,
+            second.target_size,
+            expected_scale=expected_scale,
+            corner_margin=corner_margin,
         )
     return Registration(
         first.source_size,
@@ -210,7 +227,7 @@ def shape_checks(
     target_size: Size,
     *,
     expected_scale: float | None,
-    inside: bool = True,
+    corner_margin: float | None = CORNER_MARGIN,
 ) -> Iterable[Check]:
     """Whether a homography is one that two looks at one field can have."""
     corners = frame_corners(source_size)
@@ -244,7 +261,7 @@ def shape_checks(
     turns = _turns(mapped)
     convex = bool(in_front and ((turns > 0).all() or (turns < 0).all()))
     checks.append(Check.measured("corners convex", float(convex), "1: a convex frame", convex))
-    if inside:
+    if corner_margin is not None:
         sides = np.array(target_size, np.float64)
         # 0 on the target's edge, in fractions of its width and height.
         outside = float(np.maximum(-mapped / sides, mapped / sides - 1).max())
@@ -252,8 +269,8 @@ def shape_checks(
             Check.measured(
                 "corners inside",
                 outside,
-                f"at most {CORNER_MARGIN} outside the target",
-                bool(in_front and outside <= CORNER_MARGIN),
+                f"at most {corner_margin:g} outside the target",
+                bool(in_front and outside <= corner_margin),
             )
         )
     return checks

@@ -98,16 +98,16 @@ def match(one: Landmarks, other: Landmarks) -> Int64Array:
     """Pairs of landmarks, int64 ``(M, 2)``: clearly nearest, and nearest both ways."""
     if len(one) == 0 or len(other) < 2:
         return np.zeros((0, 2), np.int64)
-    matcher = cv2.BFMatcher(cv2.NORM_L2)
-    there = matcher.knnMatch(one.descriptors, other.descriptors, k=2)
-    nearest = matcher.match(other.descriptors, one.descriptors)
-    back = {each.queryIdx: each.trainIdx for each in nearest}
-    pairs = [
-        (first.queryIdx, first.trainIdx)
-        for first, second in there
-        if first.distance < RATIO * second.distance and back[first.trainIdx] == first.queryIdx
-    ]
-    return np.array(pairs, np.int64).reshape(-1, 2)
+    a, b = one.descriptors, other.descriptors
+    # Descriptors are small whole numbers, so these squares are exact in float32.
+    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * (a @ b.T)
+    rows = np.arange(len(a))
+    nearest, nearest_back = squared.argmin(axis=1), squared.argmin(axis=0)
+    first = squared[rows, nearest]
+    squared[rows, nearest] = np.inf
+    clear = first < RATIO**2 * squared.min(axis=1)
+    chosen = clear & (nearest_back[nearest] == rows)
+    return np.column_stack([rows[chosen], nearest[chosen]]).astype(np.int64)
 
 
 def picture_size(pixels: UInt8Image) -> Size:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from calibration.fields import xywhn_to_xyxy, xyxy_to_xywhn
 from edge_runtime.types import Float32Array, UInt8Image
 from train.datasets.homography import (
+    CORNER_MARGIN,
     Check,
     Matrix,
     Registration,
@@ -131,6 +132,7 @@ def transfer_field(
     *,
     scales: Scales,
     chain_pixels: UInt8Image | None = None,
+    corner_margin: float = CORNER_MARGIN,
 ) -> Transfer:
     """Registers two pictures and maps the labels of the first onto the second.
 
@@ -141,9 +143,11 @@ def transfer_field(
         target_pixels: RGB uint8 ``(H, W, 3)``.
         scales: what is known of the scales.
         chain_pixels: a picture of a magnification between, RGB uint8 ``(H, W, 3)``.
+        corner_margin: how far outside the target, as a share of its sides, the source's corners
+            may land.
     """
     source_size, target_size = picture_size(source_pixels), picture_size(target_pixels)
-    there, back = _both_ways(source_pixels, target_pixels, chain_pixels, scales)
+    there, back = _both_ways(source_pixels, target_pixels, chain_pixels, scales, corner_margin)
     cut = _cut_by_frame(source.boxes_xywhn, source_size)
     if there.matrix is None:
         return Transfer(source, target, there, (), None, None, cut)
@@ -214,26 +218,32 @@ def mapped_patch(
 
 
 def _both_ways(
-    source: UInt8Image, target: UInt8Image, chain: UInt8Image | None, scales: Scales
+    source: UInt8Image,
+    target: UInt8Image,
+    chain: UInt8Image | None,
+    scales: Scales,
+    corner_margin: float,
 ) -> tuple[Registration, Registration]:
     if chain is None:
         one, other = _landmarks(source, target, scales.target)
         return (
-            register(one, other, expected_scale=scales.target),
-            register(other, one, expected_scale=None, inside=False),
+            register(one, other, expected_scale=scales.target, corner_margin=corner_margin),
+            register(other, one, expected_scale=None, corner_margin=None),
         )
     first, between = _landmarks(source, chain, scales.chain)
     middle, last = _landmarks(chain, target, scales.from_chain)
     there = chained(
-        register(first, between, expected_scale=scales.chain),
+        register(first, between, expected_scale=scales.chain, corner_margin=corner_margin),
         # Only the source's part of the chain picture has to lie in the target.
-        register(middle, last, expected_scale=scales.from_chain, inside=False),
+        register(middle, last, expected_scale=scales.from_chain, corner_margin=None),
         expected_scale=scales.target,
+        corner_margin=corner_margin,
     )
     back = chained(
-        register(last, middle, expected_scale=None, inside=False),
-        register(between, first, expected_scale=None, inside=False),
+        register(last, middle, expected_scale=None, corner_margin=None),
+        register(between, first, expected_scale=None, corner_margin=None),
         expected_scale=None,
+        corner_margin=None,
     )
     return there, back
 

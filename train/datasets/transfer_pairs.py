@@ -10,7 +10,7 @@ import csv
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from edge_runtime.errors import DataError
 from edge_runtime.image_file import IMAGE_SUFFIXES
@@ -47,7 +47,7 @@ class _Named:
         Raises:
             DataError: there is none, or more than one.
         """
-        found = sorted(self._found.get(name, ()))
+        found = sorted(self._found.get(PurePosixPath(name).as_posix(), ()))
         if len(found) != 1:
             why = (
                 f"{len(found)} pictures of this name in {self._root}; give the path below it"

@@ -27,6 +27,11 @@ PICTURES = "review"
 _TEMPLATE = "transfer_review.html.j2"
 _SIDE = 720
 _GAP = 8
+# Of the mapped frame's size, shown around it.
+_MARGIN = 0.1
+# A small part of a low magnification is enlarged, as far as it still shows more.
+_LARGEST_ZOOM = 3.0
+_FAR_PX = 1e5
 # RGB; far apart, and none the colour of a stain.
 _KEPT, _DROPPED, _FRAME, _PATCH = (0, 150, 0), (230, 0, 0), (255, 200, 0), (0, 160, 255)
 
@@ -99,23 +104,42 @@ def draw_pair(
     corners = xywhn_to_xyxy(transfer.source.boxes_xywhn, *picture_size(source_pixels))
     _draw_boxes(left, corners.astype(np.float64) * scale, kept)
 
-    right, scale = _fitted(target_pixels)
-    matrix = transfer.registration.matrix
-    if matrix is not None and transfer.cells is not None:
-        frame = mapped_points(matrix, frame_corners(picture_size(source_pixels))) * scale
-        # A wild homography has corners that no picture can show.
-        if np.isfinite(frame).all() and np.abs(frame).max() < 1e5:
-            cv2.polylines(right, [np.round(frame).astype(np.int32)], True, _FRAME, 2)
-        if transfer.labels is not None and transfer.labels.patch_xyxyn is not None:
-            sides = np.array(picture_size(right) * 2)
-            x1, y1, x2, y2 = (
-                int(each) for each in np.round(np.array(transfer.labels.patch_xyxyn) * sides)
-            )
-            cv2.rectangle(right, (x1, y1), (x2, y2), _PATCH, 2)
-        _draw_boxes(right, transfer.cells.boxes_xyxy * scale, kept)
+    right = _target_picture(transfer, target_pixels, kept)
     height = max(left.shape[0], right.shape[0])
     gap = np.full((height, _GAP, 3), 255, np.uint8)
     return np.asarray(np.hstack([_filled(left, height), gap, _filled(right, height)]), np.uint8)
+
+
+def _target_picture(transfer: Transfer, pixels: UInt8Image, kept: np.ndarray) -> UInt8Image:
+    """The part of the target that matters, with what was mapped onto it."""
+    matrix, cells, labels = transfer.registration.matrix, transfer.cells, transfer.labels
+    size = picture_size(pixels)
+    frame = None
+    if matrix is not None:
+        frame = mapped_points(matrix, frame_corners(transfer.registration.source_size))
+    # A wild homography has corners that no picture can show.
+    if frame is None or not np.isfinite(frame).all() or np.abs(frame).max() > _FAR_PX:
+        return _fitted(pixels)[0]
+    x1, y1, x2, y2 = _surroundings(frame, size)
+    picture, scale = _fitted(pixels[y1:y2, x1:x2], enlarge=_LARGEST_ZOOM)
+    origin = np.array([x1, y1], np.float64)
+    cv2.polylines(picture, [np.round((frame - origin) * scale).astype(np.int32)], True, _FRAME, 2)
+    if labels is not None and labels.patch_xyxyn is not None:
+        patch = np.array(labels.patch_xyxyn).reshape(2, 2) * size - origin
+        (left, top), (right, bottom) = np.round(patch * scale).astype(int).tolist()
+        cv2.rectangle(picture, (left, top), (right, bottom), _PATCH, 2)
+    if cells is not None:
+        _draw_boxes(picture, (cells.boxes_xyxy - np.tile(origin, 2)) * scale, kept)
+    return picture
+
+
+def _surroundings(frame: Points, size: Size) -> tuple[int, int, int, int]:
+    """The mapped frame with a margin, inside the target; all of it where nothing is left."""
+    low, high = frame.min(axis=0), frame.max(axis=0)
+    margin = _MARGIN * (high - low)
+    x1, y1 = (int(each) for each in np.floor(np.clip(low - margin, 0, size)))
+    x2, y2 = (int(each) for each in np.ceil(np.clip(high + margin, 0, size)))
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else (0, 0, *size)
 
 
 def write_page(
@@ -232,14 +256,13 @@ def _listed(patch: tuple[float, float, float, float] | None) -> list[float] | No
     return None if patch is None else list(patch)
 
 
-def _fitted(pixels: UInt8Image) -> tuple[UInt8Image, float]:
+def _fitted(pixels: UInt8Image, *, enlarge: float = 1.0) -> tuple[UInt8Image, float]:
     """A copy to draw on, no side above ``_SIDE``, and its scale."""
-    scale = min(1.0, _SIDE / max(pixels.shape[:2]))
-    size: Size = (
-        max(1, round(pixels.shape[1] * scale)),
-        max(1, round(pixels.shape[0] * scale)),
-    )
-    return np.array(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8), scale
+    scale = min(enlarge, _SIDE / max(pixels.shape[:2]))
+    width, height = picture_size(pixels)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    how = cv2.INTER_AREA if scale <= 1 else cv2.INTER_LINEAR
+    return np.array(cv2.resize(pixels, size, interpolation=how), np.uint8), scale
 
 
 def _draw_boxes(picture: UInt8Image, boxes_xyxy: Points, kept: np.ndarray) -> None:

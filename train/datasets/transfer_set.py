@@ -55,6 +55,9 @@ class Request:
         pairs: ``same-name`` or a CSV file.
         chain: folder of pictures of a magnification between.
         hand: folder of label files drawn by hand, named after targets.
+        corner_margin: how far outside its target a source's corners may land, as a share of the
+            target's sides. The default asks for fields that lie in their target; between
+            microscopes of one magnification fields may overlap only.
         seed: of the sample to check by hand.
         sample: size of that sample.
     """
@@ -67,6 +70,7 @@ class Request:
     dataset: str | None = None
     chain: Path | None = None
     hand: Path | None = None
+    corner_margin: float = homography.CORNER_MARGIN
     seed: int = 0
     sample: int = 10
 
@@ -132,6 +136,7 @@ def _transfer_pairs(
             target_pixels,
             scales=request.scales,
             chain_pixels=None if pair.chain is None else _pixels(pair.chain),
+            corner_margin=request.corner_margin,
         )
         entry = Entry(
             number,
@@ -169,7 +174,7 @@ def _write_summary(
         "expected_scale": request.scales.target,
         "chain_scale": request.scales.chain,
         "seed": request.seed,
-        "limits": _limits(),
+        "limits": _limits() | {"corner_margin": request.corner_margin},
         "classes": list(sources.classes),
         "accepted": len(accepted),
         "rejected": len(entries) - len(accepted),
@@ -191,7 +196,6 @@ def _limits() -> dict[str, float]:
         "least_quadrants": homography.LEAST_QUADRANTS,
         "scale_tolerance": homography.SCALE_TOLERANCE,
         "largest_anisotropy": homography.LARGEST_ANISOTROPY,
-        "corner_margin": homography.CORNER_MARGIN,
         "least_remaining": transfer.LEAST_REMAINING,
         "largest_round_trip_px": transfer.LARGEST_ROUND_TRIP_PX,
         "largest_both_ways_px": transfer.LARGEST_BOTH_WAYS_PX,
@@ -207,6 +211,8 @@ def _check_scales(request: Request) -> None:
             raise SettingsError(
                 f"{flag} {scale:g}: pixels per source pixel, 0.01 to 100; 100x to 40x is 0.4"
             )
+    if not 0 <= request.corner_margin <= 1:
+        raise SettingsError(f"--corner-margin {request.corner_margin:g}: a share, 0 to 1")
     if request.chain is None and request.scales.chain is not None:
         raise SettingsError("--chain-scale: of no folder; name the pictures with --chain")
     if request.chain is not None and (request.scales.target is None) != (
