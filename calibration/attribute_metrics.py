@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from calibration.accuracy import MATCH_IOU, iou_matrix
+from calibration.accuracy import iou_matrix, pair_cells
 from edge_runtime.attributes import MISSING, AttributeSchema
 from edge_runtime.errors import DataError
 from edge_runtime.types import Float32Array, Int64Array
@@ -136,7 +136,7 @@ def evaluate_on_finds(
             chosen = _nearest(labelled.boxes_xyxy[rows], finds)
         else:
             rows = np.arange(len(labelled.boxes_xyxy))
-            chosen = _one_to_one(labelled.boxes_xyxy, finds)
+            chosen = pair_cells(labelled.boxes_xyxy, finds.boxes_xyxy, finds.scores)
         answer = np.full((len(rows), len(schema.attributes)), MISSING, np.int64)
         answer[chosen >= 0] = finds.values[chosen[chosen >= 0]]
         wanted.append(labelled.values[rows])
@@ -183,18 +183,6 @@ def _nearest(boxes: Float32Array, finds: FoundCells) -> Int64Array:
     order = np.argsort(-finds.scores, kind="stable")
     overlap = iou_matrix(boxes, finds.boxes_xyxy[order])
     chosen: Int64Array = order[overlap.argmax(axis=1)].astype(np.int64)
-    return chosen
-
-
-def _one_to_one(boxes: Float32Array, finds: FoundCells) -> Int64Array:
-    """Per box its own find, or -1: best score first, as ``accuracy.match_finds``."""
-    chosen = np.full(len(boxes), -1, np.int64)
-    overlap = iou_matrix(finds.boxes_xyxy, boxes)
-    for row in np.argsort(-finds.scores, kind="stable") if len(boxes) else ():
-        best = int(overlap[row].argmax())
-        if overlap[row, best] >= MATCH_IOU:
-            chosen[best] = row
-            overlap[:, best] = -1.0
     return chosen
 
 
