@@ -163,6 +163,43 @@ def folds(
 
 
 @app.command()
+def heads(
+    data: Annotated[Path | None, typer.Option(help="data root [default: the recipe's]")] = None,
+    recipe: Annotated[str, typer.Option(help="recipe whose labelled sets")] = "wbc-classifier",
+    split: Annotated[str, typer.Option(help="train, val or test")] = "test",
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or openvino")] = "auto",
+    threads: ThreadsOption = 2,
+    bundle: BundleOption = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "heads.json",
+) -> None:
+    """Measure classifier and attribute head on labelled cells, and what they cost."""
+    from benchmarks.heads import labelled_pictures, measure_heads
+    from benchmarks.machine import machine_facts, write_result
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    pictures, root, classes = labelled_pictures(recipe, split, data)
+    opened = open_bundle(bundle or shipped_bundle_path())
+    result = measure_heads(
+        opened, pictures, root, classes, backend=backend, threads=threads, progress=_say
+    )
+    write_result(out, "classifier and attribute head", facts, {"split": split, **result})
+    for name, row in result["sets"].items():
+        named, described = row.get("classes"), row.get("attributes")
+        parts = [f"{name}: {row['cells']} cells"]
+        if named:
+            found = named["found_crops"]
+            parts.append(f"accuracy {found['accuracy']:.3f}, macro F1 {found['macro_f1']:.3f}")
+        if described:
+            parts.append(f"attributes' macro F1 {described['oracle']['mean_macro_f1']:.3f}")
+        share = row["stages"].get("heads_per_detector")
+        if share is not None:
+            parts.append(f"heads take {share:.2f} of the detector's time")
+        typer.echo("; ".join(parts))
+    typer.echo(f"written to {out}")
+
+
+@app.command()
 def readme(
     file: Annotated[Path, typer.Option(help="Markdown with table markers")] = Path("README.md"),
 ) -> None:

@@ -136,7 +136,7 @@ def evaluate_on_finds(
             chosen = _nearest(labelled.boxes_xyxy[rows], finds)
         else:
             rows = np.arange(len(labelled.boxes_xyxy))
-            chosen = pair_cells(labelled.boxes_xyxy, finds.boxes_xyxy, finds.scores)
+            chosen = one_to_one(labelled.boxes_xyxy, finds)
         answer = np.full((len(rows), len(schema.attributes)), MISSING, np.int64)
         answer[chosen >= 0] = finds.values[chosen[chosen >= 0]]
         wanted.append(labelled.values[rows])
@@ -184,6 +184,11 @@ def _nearest(boxes: Float32Array, finds: FoundCells) -> Int64Array:
     overlap = iou_matrix(boxes, finds.boxes_xyxy[order])
     chosen: Int64Array = order[overlap.argmax(axis=1)].astype(np.int64)
     return chosen
+
+
+def one_to_one(boxes: Float32Array, finds: FoundCells) -> Int64Array:
+    """Per box its own find's row, int64 ``(n,)``, or -1: see ``accuracy.pair_cells``."""
+    return pair_cells(boxes, finds.boxes_xyxy, finds.scores)
 
 
 def _metrics(

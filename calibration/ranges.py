@@ -24,6 +24,8 @@ from edge_runtime.errors import DataError
 from edge_runtime.preprocess import fit_window, tensor_of
 from edge_runtime.types import Float32Array
 
+# Input tensors of one call: of a model with one input, or by name.
+Feed = Float32Array | Mapping[str, Float32Array]
 Method = Literal["minmax", "percentile", "mse", "entropy"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "mse", "entropy")
 
@@ -76,7 +78,7 @@ def calibration_tensors(
 def measure_ranges(
     model: bytes,
     tensor_names: Sequence[str],
-    tensors: Callable[[], Iterable[Float32Array]],
+    tensors: Callable[[], Iterable[Feed]],
     *,
     method: Method = "minmax",
 ) -> dict[str, Range]:
@@ -88,7 +90,7 @@ def measure_ranges(
     distribution in 128 levels is nearest to the original (Kullback-Leibler divergence).
 
     Args:
-        model: float ONNX bytes with one input.
+        model: float ONNX bytes.
         tensor_names: activations wanted.
         tensors: called once or twice; each time all calibration tensors.
         method: one of ``METHODS``.
@@ -129,14 +131,14 @@ def measure_ranges(
 
 def _open_with_outputs(
     model: bytes, tensor_names: Sequence[str]
-) -> Callable[[Float32Array], list[Float32Array]]:
-    """A function from input tensor to the named activations of the float graph."""
+) -> Callable[[Feed], list[Float32Array]]:
+    """A function from input tensors to the named activations of the float graph."""
     import onnx
     import onnxruntime
 
     graph = onnx.load_from_string(model)
-    input_name = graph.graph.input[0].name
-    inner = [name for name in tensor_names if name != input_name]
+    inputs = [each.name for each in graph.graph.input]
+    inner = [name for name in tensor_names if name not in inputs]
     del graph.graph.output[:]
     graph.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inner
@@ -148,9 +150,9 @@ def _open_with_outputs(
         graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
 
-    def run(tensor: Float32Array) -> list[Float32Array]:
-        values = {input_name: tensor}
-        values |= dict(zip(inner, session.run(inner, {input_name: tensor}), strict=True))
+    def run(feed: Feed) -> list[Float32Array]:
+        values = dict(feed) if isinstance(feed, Mapping) else {inputs[0]: feed}
+        values |= dict(zip(inner, session.run(inner, dict(values)), strict=True))
         return [values[name] for name in tensor_names]
 
     return run

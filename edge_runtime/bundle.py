@@ -29,6 +29,8 @@ from edge_runtime.errors import BundleError
 
 MANIFEST_NAME = "manifest.json"
 BUNDLE_SCHEMA = 1
+# What a cell is called that no class of the classifier is probable enough for.
+UNCLASSIFIED = "unclassified"
 # A detector for these devices is a few MB; anything far beyond is not one of ours.
 _LARGEST_FILE_BYTES = 512 * 1024 * 1024
 _LARGEST_MANIFEST_BYTES = 4 * 1024 * 1024
@@ -176,12 +178,21 @@ class ClassifierSpec(_Part):
     abstain_below: float = Field(
         ge=0, le=1, description="cells whose best class is less probable stay unclassified"
     )
+    outside_differential: tuple[str, ...] = Field(
+        default=(),
+        description="classes counted beside the white cells, such as erythroblasts or artefacts",
+    )
     artifacts: tuple[Artifact, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("a class is listed twice")
+        if UNCLASSIFIED in self.classes:
+            raise ValueError(f"{UNCLASSIFIED!r} is what cells without a class are called")
+        unknown = set(self.outside_differential) - set(self.classes)
+        if unknown:
+            raise ValueError(f"outside_differential: {min(unknown)!r} is no class")
         return self
 
 
@@ -191,14 +202,16 @@ class AttributeHeadSpec(_Part):
     Its inputs are those of the detector's feature maps that it ``reads``, under the same
     names, and ``boxes``: float32 ``(n, 4)``, corners in pixels of the detector's input. Its
     output is float32 ``(n, logits)``. With outputs ``per_value`` there is one logit for each
-    value of each attribute, in the schema's order, each trained by itself: an attribute's
-    probabilities are the sigmoids of its values over their sum. With ``per_attribute``, for
-    attributes of two values, there is one each, whose sigmoid is the second value's.
+    value of each attribute, in the schema's order. Trained each by itself (``sigmoid``), an
+    attribute's probabilities are the sigmoids of its values over their sum; trained against
+    each other (``softmax``), they are the values' softmax. With ``per_attribute``, for
+    attributes of two values, there is one logit each, whose sigmoid is the second value's.
     """
 
     architecture: str
     attributes: AttributeSchema
     outputs: Literal["per_value", "per_attribute"] = "per_value"
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
     reads: tuple[str, ...] = Field(min_length=1)
     boxes: str
     output: str

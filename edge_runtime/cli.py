@@ -22,7 +22,7 @@ from edge_runtime.film_report import RESEARCH_USE
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from edge_runtime.film_report import FilmReport
+    from edge_runtime.film_report import DifferentialRecord, FilmReport
     from edge_runtime.types import RunStatus
 
 COMMAND_GROUP = "leukoscope.commands"
@@ -124,8 +124,14 @@ def verify(
     total = sum(len(content) for content in opened.contents.values())
     typer.echo(f"{opened.id}: {len(opened.contents)} files, {total / 1e6:.1f} MB, all as listed")
     typer.echo(f"sha256 {opened.sha256}")
-    for artifact in opened.manifest.detector.artifacts:
-        typer.echo(f"  {artifact.path}: {artifact.runtime}, {artifact.precision}")
+    manifest = opened.manifest
+    for head, part in (
+        ("detector", manifest.detector),
+        ("attribute head", manifest.attribute_head),
+        ("classifier", manifest.classifier),
+    ):
+        for artifact in () if part is None else part.artifacts:
+            typer.echo(f"  {artifact.path}: {artifact.runtime}, {artifact.precision}, {head}")
 
 
 def set_environment() -> None:
@@ -268,8 +274,27 @@ def _print_summary(report: FilmReport, out: Path) -> None:
             f"{totals.fields_skipped} fields skipped, the first: {first.name}: {first.reason}; "
             f"all are listed in {out / 'film.json'}"
         )
+    if report.differential is not None:
+        _print_differential(report.differential)
     typer.echo(f"report: {out / 'report.html'}")
     typer.echo(RESEARCH_USE)
+
+
+def _print_differential(differential: DifferentialRecord) -> None:
+    """One line for each class, with its exact interval."""
+    beside = [*differential.outside.items(), ("unclassified", differential.unclassified)]
+    names = [each.class_name for each in differential.classes] + [name for name, _ in beside]
+    widest = max(len(name) for name in names)
+    digits = len(f"{max([differential.total, *(count for _, count in beside)]):,}")
+    for each in differential.classes:
+        percent = "     –" if each.percent is None else f"{each.percent:5.1f}%"
+        typer.echo(
+            f"  {each.class_name:<{widest}}  {each.count:>{digits},}  {percent}  "
+            f"({100 * differential.confidence:.0f} % interval {each.low_percent:.1f} to "
+            f"{each.high_percent:.1f} %)"
+        )
+    for name, count in beside:
+        typer.echo(f"  {name:<{widest}}  {count:>{digits},}  not in the differential")
 
 
 if __name__ == "__main__":

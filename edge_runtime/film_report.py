@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 RESEARCH_USE = "For research use only. Not for use in diagnostic procedures."
 
 FilmState = Literal["complete", "interrupted"]
@@ -54,6 +54,13 @@ class FieldRecord(_Record):
     tiles: int = Field(description="windows the detector looked at; 0 when skipped")
 
 
+class AttributeRecord(_Record):
+    """What the attribute head says of one attribute of one cell."""
+
+    value: str
+    probability: float = Field(ge=0, le=1)
+
+
 class CellRecord(_Record):
     """One found white cell."""
 
@@ -62,7 +69,22 @@ class CellRecord(_Record):
         description="x1, y1, x2, y2 in pixels of the original field"
     )
     score: float = Field(ge=0, le=1)
-    class_name: str
+    class_name: str = Field(
+        description="the classifier's class, or unclassified; the detector's without a classifier"
+    )
+    best_class: str | None = Field(
+        default=None, description="most probable class, also of an unclassified cell"
+    )
+    class_probability: float | None = Field(
+        default=None, ge=0, le=1, description="of best_class; null without a classifier"
+    )
+    class_probabilities: dict[str, float] | None = Field(
+        default=None, description="of every class; null without a classifier"
+    )
+    attributes: dict[str, AttributeRecord | None] | None = Field(
+        default=None,
+        description="by name, null where not judged; null without an attribute head",
+    )
 
 
 class TotalsRecord(_Record):
@@ -71,7 +93,7 @@ class TotalsRecord(_Record):
     fields: int = Field(description="examined fields, without skipped ones")
     fields_skipped: int
     cells: int
-    cells_by_class: dict[str, int]
+    cells_by_class: dict[str, int] = Field(description="by class_name, unclassified ones too")
 
 
 class StageTiming(_Record):
@@ -96,6 +118,96 @@ class ModelCardSummary(_Record):
     )
 
 
+class ClassifierRecord(_Record):
+    """The classifier that named the cells."""
+
+    architecture: str
+    backend: BackendRecord
+    classes: list[str]
+    abstain_below: float = Field(
+        description="a cell whose best class is less probable is unclassified"
+    )
+    outside_differential: list[str] = Field(
+        description="classes counted beside the white cells of the differential"
+    )
+
+
+class AttributeHeadRecord(_Record):
+    """The attribute head that described the cells."""
+
+    architecture: str
+    backend: BackendRecord
+    schema_name: str
+    attributes: dict[str, list[str]] = Field(description="every attribute and its values")
+    not_for_classes: list[str] = Field(description="cells of these classes are not described")
+
+
+class ClassShareRecord(_Record):
+    """One class of the differential."""
+
+    class_name: str
+    count: int
+    percent: float | None = Field(description="of the differential's total; null without a cell")
+    low_percent: float = Field(description="exact interval, lower end")
+    high_percent: float = Field(description="exact interval, upper end")
+
+
+class DifferentialRecord(_Record):
+    """Counts per class, each share with an exact binomial interval.
+
+    The intervals hold for cells drawn at random and named without error: what the classifier
+    gets wrong is not in them.
+    """
+
+    total: int = Field(description="cells of all classes that count")
+    confidence: float = Field(description="of each interval by itself, e.g. 0.95")
+    classes: list[ClassShareRecord]
+    outside: dict[str, int] = Field(description="classes counted beside the differential")
+    unclassified: int = Field(description="cells without a sure class; not in the total")
+
+
+class VoteRecord(_Record):
+    """The most frequent answer to one question, and the numbers it rests on."""
+
+    subject: str = Field(description="type, or an attribute's name")
+    answer: str | None = Field(description="null when not assessable")
+    votes: int = Field(description="cells that gave the most frequent answer")
+    of: int = Field(description="cells that gave any answer")
+    needed: int = Field(description="cells that had to give one")
+    tied: bool = Field(description="another answer is as frequent; the first one is named")
+    not_assessable: str | None = Field(description="why not; null when assessable")
+
+
+class TypeCountsRecord(_Record):
+    """One cell type's share of the film."""
+
+    class_name: str
+    outside: bool = Field(description="counted beside the white cells; it does not vote")
+    cells: int
+    attributes: dict[str, dict[str, int]] = Field(description="cells by attribute and value")
+
+
+class MorphologyRecord(_Record):
+    """What the cells of the film show, counted and put to the vote."""
+
+    minimum_score: float = Field(description="cells of a lower score are left out")
+    cells: int = Field(description="cells that count")
+    outside: int = Field(description="cells of classes outside the differential")
+    unclassified: int
+    below_score: int
+    types: list[TypeCountsRecord]
+    dominant: VoteRecord = Field(description="vote on the cell type")
+    attributes: list[VoteRecord] = Field(description="votes within the most frequent type")
+
+
+class DescriptionRecord(_Record):
+    """The film in a few sentences, filled into a template from the votes."""
+
+    template: str
+    sentences: list[str]
+    text: str = Field(description="the sentences, one a line")
+
+
 class FilmReport(_Record):
     """The whole record of one film."""
 
@@ -114,6 +226,20 @@ class FilmReport(_Record):
     cells: list[CellRecord]
     totals: TotalsRecord
     timings: list[StageTiming]
+    classifier: ClassifierRecord | None = Field(default=None, description="null without one")
+    attribute_head: AttributeHeadRecord | None = Field(default=None, description="null without one")
+    head_cards: dict[str, ModelCardSummary] = Field(
+        default_factory=dict, description="of the classifier and the attribute head"
+    )
+    differential: DifferentialRecord | None = Field(
+        default=None, description="null without a classifier"
+    )
+    morphology: MorphologyRecord | None = Field(
+        default=None, description="null when the bundle neither names nor describes cells"
+    )
+    description: DescriptionRecord | None = Field(
+        default=None, description="null when there is no morphology"
+    )
 
 
 def film_json_schema() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Putting a film run together: bundle, backend, detector, camera, sinks.
+"""Putting a film run together: bundle, backends, stages, camera, sinks.
 
 Owns wiring only, so that the command line, tests, evaluation and benchmarks all run the
 same way.
@@ -9,62 +9,153 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_runtime import __version__
-from edge_runtime.backends import InferenceBackend, backend_row, open_backend
-from edge_runtime.bundle import Bundle
+from edge_runtime.backends import BackendRow, InferenceBackend, backend_row, open_backend
+from edge_runtime.bundle import Artifact, Bundle, HeadName, ModelCard
 from edge_runtime.cameras import Camera
-from edge_runtime.film_report import BackendRecord, BundleRecord, ModelCardSummary
+from edge_runtime.errors import BundleError
+from edge_runtime.film_report import (
+    AttributeHeadRecord,
+    BackendRecord,
+    BundleRecord,
+    ClassifierRecord,
+    ModelCardSummary,
+)
 from edge_runtime.settings import Settings
 from edge_runtime.sinks import Sink
 from edge_runtime.types import RunStatus
 
 if TYPE_CHECKING:
+    from edge_runtime.attribute_head import AttributeHead
+    from edge_runtime.classifier import Classifier
+    from edge_runtime.film.description import DescriptionTemplate
     from edge_runtime.pipeline import FilmRunner
     from edge_runtime.stages import Detector
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedBundle:
-    """A bundle whose detector is ready."""
+    """A bundle whose stages are ready.
+
+    Attributes:
+        backend: the detector's.
+        record: what really runs the detector.
+        head_records: what really runs each head.
+        template: of the film's description, when the bundle has its own.
+    """
 
     bundle: Bundle
     backend: InferenceBackend
     detector: Detector
     record: BackendRecord
+    attribute_head: AttributeHead | None = None
+    classifier: Classifier | None = None
+    head_records: dict[HeadName, BackendRecord] = field(default_factory=dict)
+    template: DescriptionTemplate | None = None
 
 
 @contextmanager
-def load_bundle(bundle: Bundle, settings: Settings) -> Iterator[LoadedBundle]:
-    """Opens the backend the settings name with the artifact made for it.
+def load_bundle(
+    bundle: Bundle, settings: Settings, *, detector_only: bool = False
+) -> Iterator[LoadedBundle]:
+    """Opens, for every head, the backend the settings name with the artifact made for it.
+
+    Args:
+        bundle: verified.
+        settings: backend, threads and operating point.
+        detector_only: leave the other heads out, to measure the detector.
 
     Raises:
-        BackendError: the backend is not available here or refuses the model.
-        BundleError: the bundle has no artifact for it.
+        BackendError: the backend is not available here, or refuses a model, or a model does
+            not fit the manifest.
+        BundleError: the bundle has no artifact for it, or its description is no template.
     """
     row = backend_row(settings.backend)
-    artifact = bundle.artifact_for(row.runtime)
+    manifest = bundle.manifest
+    artifacts: dict[HeadName | None, Artifact] = {None: bundle.artifact_for(row.runtime)}
+    if not detector_only:
+        if manifest.attribute_head is not None:
+            artifacts["attribute_head"] = bundle.artifact_for(row.runtime, "attribute_head")
+        if manifest.classifier is not None:
+            artifacts["classifier"] = bundle.artifact_for(row.runtime, "classifier")
+    template = _template(bundle)
     threads = settings.threads or os.cpu_count() or 1
-    with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
-        opening = loader.submit(open_backend, row, bundle.contents[artifact.path], threads=threads)
-        # OpenCV and the pipeline load while the backend reads its model.
-        from edge_runtime.pipeline import FilmRunner  # noqa: F401
-        from edge_runtime.stages import Detector
-    with opening.result() as backend:
-        facts = backend.facts
-        record = BackendRecord(
-            name=facts.name,
-            version=facts.version,
-            device=facts.device,
-            precision=artifact.precision,
-            artifact=artifact.path,
-            threads=threads,
+    with ExitStack() as open_ones:
+        with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
+            opening = loader.submit(_open_all, row, bundle, artifacts, threads, open_ones)
+            # OpenCV and the pipeline load while the backends read their models.
+            from edge_runtime.attribute_head import AttributeHead
+            from edge_runtime.classifier import Classifier
+            from edge_runtime.pipeline import FilmRunner  # noqa: F401
+            from edge_runtime.stages import Detector
+        backends = opening.result()
+        records = {
+            head: _backend_record(backends[head], artifacts[head], threads) for head in backends
+        }
+        detector = Detector(manifest.detector, backends[None], score=settings.score)
+        head = classifier = None
+        if manifest.attribute_head is not None and "attribute_head" in backends:
+            head = AttributeHead(
+                manifest.attribute_head, manifest.detector, backends["attribute_head"]
+            )
+        if manifest.classifier is not None and "classifier" in backends:
+            classifier = Classifier(manifest.classifier, backends["classifier"])
+        yield LoadedBundle(
+            bundle,
+            backends[None],
+            detector,
+            records[None],
+            head,
+            classifier,
+            {name: record for name, record in records.items() if name is not None},
+            template,
         )
-        detector = Detector(bundle.manifest.detector, backend, score=settings.score)
-        yield LoadedBundle(bundle, backend, detector, record)
+
+
+def _open_all(
+    row: BackendRow,
+    bundle: Bundle,
+    artifacts: dict[HeadName | None, Artifact],
+    threads: int,
+    open_ones: ExitStack,
+) -> dict[HeadName | None, InferenceBackend]:
+    return {
+        head: open_ones.enter_context(
+            open_backend(row, bundle.contents[artifact.path], threads=threads)
+        )
+        for head, artifact in artifacts.items()
+    }
+
+
+def _backend_record(backend: InferenceBackend, artifact: Artifact, threads: int) -> BackendRecord:
+    facts = backend.facts
+    return BackendRecord(
+        name=facts.name,
+        version=facts.version,
+        device=facts.device,
+        precision=artifact.precision,
+        artifact=artifact.path,
+        threads=threads,
+    )
+
+
+def _template(bundle: Bundle) -> DescriptionTemplate | None:
+    path = bundle.manifest.description
+    if path is None:
+        return None
+    from edge_runtime.film.description import parse_template
+
+    try:
+        text = bundle.contents[path].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(
+            f"description template {path}: not UTF-8 at byte {error.start}; export it again"
+        ) from error
+    return parse_template(text, where=path)
 
 
 def film_runner(
@@ -77,10 +168,11 @@ def film_runner(
     on_status: Callable[[RunStatus], None] = lambda status: None,
 ) -> FilmRunner:
     """A runner for one film; the camera must be open."""
-    from edge_runtime.pipeline import FilmRunner, FilmSetup
+    from edge_runtime.film_record import FilmSetup
+    from edge_runtime.pipeline import FilmRunner
 
     manifest = loaded.bundle.manifest
-    card = manifest.model_card
+    head, classifier = loaded.attribute_head, loaded.classifier
     # The report states what was in force, not what was left to the bundle.
     in_force = settings.model_copy(
         update={"score": loaded.detector.score, "threads": loaded.record.threads}
@@ -89,22 +181,63 @@ def film_runner(
         source=source,
         bundle=BundleRecord(id=loaded.bundle.id, sha256=loaded.bundle.sha256),
         backend=loaded.record,
-        model_card=ModelCardSummary(
-            title=card.title,
-            summary=card.summary,
-            limits=list(card.limits),
-            licence=card.licence,
-            metrics=card.metrics,
-        ),
+        model_card=_card(manifest.model_card),
         class_names=manifest.detector.classes,
         settings=in_force,
         version=__version__,
+        classifier=_classifier_record(loaded),
+        attribute_head=_head_record(loaded),
+        attribute_schema=None if head is None else head.spec.attributes,
+        head_cards={
+            name: _card(card)
+            for name, card in manifest.head_cards.items()
+            if name in loaded.head_records
+        },
+        template=loaded.template,
     )
     return FilmRunner(
         camera=camera,
         detector=loaded.detector,
+        attribute_head=head,
+        classifier=classifier,
         streams=loaded.backend.streams,
         sinks=sinks,
         setup=setup,
         on_status=on_status,
+    )
+
+
+def _card(card: ModelCard) -> ModelCardSummary:
+    return ModelCardSummary(
+        title=card.title,
+        summary=card.summary,
+        limits=list(card.limits),
+        licence=card.licence,
+        metrics=card.metrics,
+    )
+
+
+def _classifier_record(loaded: LoadedBundle) -> ClassifierRecord | None:
+    if loaded.classifier is None:
+        return None
+    spec = loaded.classifier.spec
+    return ClassifierRecord(
+        architecture=spec.architecture,
+        backend=loaded.head_records["classifier"],
+        classes=list(spec.classes),
+        abstain_below=spec.abstain_below,
+        outside_differential=list(spec.outside_differential),
+    )
+
+
+def _head_record(loaded: LoadedBundle) -> AttributeHeadRecord | None:
+    if loaded.attribute_head is None:
+        return None
+    spec = loaded.attribute_head.spec
+    return AttributeHeadRecord(
+        architecture=spec.architecture,
+        backend=loaded.head_records["attribute_head"],
+        schema_name=spec.attributes.name,
+        attributes={each.name: list(each.values) for each in spec.attributes.attributes},
+        not_for_classes=list(spec.not_for_classes),
     )

@@ -1,9 +1,10 @@
-"""The one loop: camera, detector, sinks.
+"""The one loop: camera, stages, sinks.
 
-Owns overlap, order and the film's record. Frames are read by a thread of their own,
+Owns overlap and order. Frames are read by a thread of their own,
 examined by as many threads as the backend has streams, and handed on in their order to
 the calling thread, which cuts and encodes crops and feeds the sinks. Does not own what
-happens inside a stage, nor how anything is written.
+happens inside a stage (see ``examiner``), what the film's record counts (see ``film_record``), nor
+how anything is written.
 """
 
 from __future__ import annotations
@@ -11,71 +12,51 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 import cv2
 import numpy as np
 
+from edge_runtime.attribute_head import AttributeHead
+from edge_runtime.attributes import MISSING, AttributeSchema
+from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.cameras import Camera
+from edge_runtime.classifier import Classifier
 from edge_runtime.errors import LeukoscopeError
-from edge_runtime.film_report import (
-    BackendRecord,
-    BundleRecord,
-    CellRecord,
-    FieldRecord,
-    FilmReport,
-    FilmState,
-    ModelCardSummary,
-    StageTiming,
-    TotalsRecord,
-)
+from edge_runtime.examiner import Examination, Examiner
+from edge_runtime.film_record import FilmRecord, FilmSetup
+from edge_runtime.film_report import FilmReport, FilmState
 from edge_runtime.postprocess import cut_crop, encode_jpeg
-from edge_runtime.settings import Settings
 from edge_runtime.sinks import Sink
-from edge_runtime.stages import Detector, Examined
-from edge_runtime.types import CellFinding, FieldResult, Frame, RunState, RunStatus, SkippedFrame
+from edge_runtime.stages import Detector
+from edge_runtime.types import (
+    CellFinding,
+    Detections,
+    FieldResult,
+    Frame,
+    JudgedAttribute,
+    RunState,
+    RunStatus,
+    SkippedFrame,
+)
 
 # Frames decoded ahead of the detector: enough to hide a slow file, few enough that a
 # dozen megapixels each do not fill a small device's memory.
 _READ_AHEAD = 2
 _POLL_S = 0.1
+_PROBABILITY_DECIMALS = 6  # float32 holds no more
 
 
 @dataclass(frozen=True, slots=True)
-class FilmSetup:
-    """What is known of a film before its first field."""
-
-    source: str
-    bundle: BundleRecord
-    backend: BackendRecord
-    model_card: ModelCardSummary
-    class_names: tuple[str, ...]
-    settings: Settings
-    version: str
-
-
-@dataclass
-class _Record:
-    fields: list[FieldRecord] = field(default_factory=list)
-    cells: list[CellRecord] = field(default_factory=list)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
-    skipped: int = 0
-
-    def time(self, stage: str, seconds: float) -> None:
-        self.seconds.setdefault(stage, []).append(seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Examination:
+class _Examined:
     frame: Frame
-    examined: Examined
+    examination: Examination
     read_s: float
-    detect_s: float
 
 
 class FilmRunner:
@@ -86,6 +67,8 @@ class FilmRunner:
         *,
         camera: Camera,
         detector: Detector,
+        attribute_head: AttributeHead | None = None,
+        classifier: Classifier | None = None,
         streams: int,
         sinks: Sequence[Sink],
         setup: FilmSetup,
@@ -94,7 +77,9 @@ class FilmRunner:
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self._camera = camera
-        self._detector = detector
+        self._examiner = Examiner(
+            detector, attribute_head=attribute_head, classifier=classifier, clock=clock
+        )
         self._streams = streams
         self._sinks = sinks
         self._setup = setup
@@ -104,7 +89,7 @@ class FilmRunner:
         self._stop = threading.Event()
         # Apart from ``_stop``, which is a person's wish and must not be lost or invented.
         self._over = threading.Event()
-        self._record = _Record()
+        self._record = FilmRecord(setup)
 
     def stop(self) -> None:
         """Ends the film after the fields in hand; safe from a signal handler or thread."""
@@ -138,7 +123,7 @@ class FilmRunner:
         frames: queue.Queue[tuple[Frame | SkippedFrame, float] | BaseException | None]
         frames = queue.Queue(maxsize=_READ_AHEAD)
         reader = threading.Thread(target=self._read, args=(frames,), name="reader", daemon=True)
-        pending: deque[Future[_Examination] | SkippedFrame] = deque()
+        pending: deque[Future[_Examined] | SkippedFrame] = deque()
         failure: BaseException | None = None
         with ThreadPoolExecutor(self._streams, thread_name_prefix="detect") as pool:
             reader.start()
@@ -201,66 +186,32 @@ class FilmRunner:
             except queue.Empty:
                 continue
 
-    def _examine(self, frame: Frame, read_s: float) -> _Examination:
-        before = self._clock()
-        examined = self._detector.examine(frame)
-        return _Examination(frame, examined, read_s, self._clock() - before)
+    def _examine(self, frame: Frame, read_s: float) -> _Examined:
+        return _Examined(frame, self._examiner.examine(frame), read_s)
 
-    def _take(self, done: Future[_Examination] | SkippedFrame) -> None:
+    def _take(self, done: Future[_Examined] | SkippedFrame) -> None:
         if isinstance(done, SkippedFrame):
-            self._record.skipped += 1
-            self._record.fields.append(
-                FieldRecord(
-                    index=done.index,
-                    name=done.name,
-                    width=None,
-                    height=None,
-                    skipped=True,
-                    reason=done.reason,
-                    cells=0,
-                    tiles=0,
-                )
-            )
+            self._record.skip(done)
             for sink in self._sinks:
                 sink.skip(done)
             return
-        examination = done.result()
+        examined = done.result()
         before = self._clock()
-        result = self._show(examination)
+        result = self._show(examined.frame, examined.examination)
         shown = self._clock()
         for sink in self._sinks:
             sink.append(result)
-        record = self._record
-        record.time("read", examination.read_s)
-        record.time("detect", examination.detect_s)
-        record.time("crop", shown - before)
-        record.time("write", self._clock() - shown)
-        record.fields.append(
-            FieldRecord(
-                index=result.index,
-                name=result.name,
-                width=result.width,
-                height=result.height,
-                skipped=False,
-                reason=None,
-                cells=len(result.cells),
-                tiles=result.tiles,
-            )
-        )
-        record.cells += [
-            CellRecord(
-                field=result.index,
-                box_xyxy=cell.box_xyxy,
-                score=cell.score,
-                class_name=cell.class_name,
-            )
-            for cell in result.cells
-        ]
+        seconds = {
+            "read": examined.read_s,
+            **examined.examination.seconds,
+            "crop": shown - before,
+            "write": self._clock() - shown,
+        }
+        self._record.add(result, examined.examination, seconds)
 
-    def _show(self, examination: _Examination) -> FieldResult:
+    def _show(self, frame: Frame, examination: Examination) -> FieldResult:
         """Crops and preview, each cut once from the decoded frame."""
-        frame, found = examination.frame, examination.examined.detections
-        settings, names = self._setup.settings, self._setup.class_names
+        found, settings = examination.detections, self._setup.settings
         if not self._sinks:
             # A run without sinks measures or evaluates; nobody would see the pictures.
             crops, preview, scale = [b""] * len(found), b"", 1.0
@@ -283,22 +234,7 @@ class FilmRunner:
                 size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
                 small = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
             preview = encode_jpeg(small, quality=settings.jpeg_quality)
-        cells = tuple(
-            CellFinding(
-                (
-                    round(float(box[0]), 2),
-                    round(float(box[1]), 2),
-                    round(float(box[2]), 2),
-                    round(float(box[3]), 2),
-                ),
-                round(float(score), 4),
-                names[int(class_id)],
-                crop,
-            )
-            for box, score, class_id, crop in zip(
-                found.boxes_xyxy, found.scores, found.class_ids, crops, strict=True
-            )
-        )
+        cells = tuple(self._finding(examination, row, crop) for row, crop in enumerate(crops))
         full = encode_jpeg(frame.pixels, quality=95) if settings.save_frames else None
         return FieldResult(
             frame.index,
@@ -308,34 +244,40 @@ class FilmRunner:
             cells,
             preview,
             scale,
-            examination.examined.windows,
+            examination.windows,
             full,
         )
 
-    def _finish(self, state: FilmState, started_at: datetime, started: float) -> FilmReport:
-        record, setup = self._record, self._setup
-        by_class = Counter(dict.fromkeys(setup.class_names, 0))
-        by_class.update(cell.class_name for cell in record.cells)
-        report = FilmReport(
-            state=state,
-            source=setup.source,
-            started_at=started_at.astimezone().isoformat(timespec="seconds"),
-            duration_s=round(self._clock() - started, 3),
-            leukoscope_version=setup.version,
-            bundle=setup.bundle,
-            backend=setup.backend,
-            model_card=setup.model_card,
-            settings=setup.settings.model_dump(mode="json"),
-            fields=record.fields,
-            cells=record.cells,
-            totals=TotalsRecord(
-                fields=len(record.fields) - record.skipped,
-                fields_skipped=record.skipped,
-                cells=len(record.cells),
-                cells_by_class=dict(by_class),
-            ),
-            timings=[_timing(stage, values) for stage, values in record.seconds.items()],
+    def _finding(self, examination: Examination, row: int, crop_jpeg: bytes) -> CellFinding:
+        """One cell in the words of the bundle."""
+        found, classes, setup = examination.detections, examination.classes, self._setup
+        x1, y1, x2, y2 = (round(float(side), 2) for side in found.boxes_xyxy[row])
+        name = setup.class_names[int(found.class_ids[row])]
+        best = shares = attributes = None
+        if classes is not None and setup.classifier is not None:
+            best = setup.classifier.classes[int(classes.class_ids[row])]
+            name = UNCLASSIFIED if classes.unclassified[row] else best
+            shares = {
+                each: round(float(share), _PROBABILITY_DECIMALS)
+                for each, share in zip(
+                    setup.classifier.classes, classes.probabilities[row], strict=True
+                )
+            }
+        if setup.attribute_schema is not None:
+            attributes = _judged(setup.attribute_schema, examination.detections, row)
+        return CellFinding(
+            (x1, y1, x2, y2),
+            round(float(found.scores[row]), 4),
+            name,
+            crop_jpeg,
+            best_class=best,
+            class_probability=None if best is None or shares is None else shares[best],
+            class_probabilities=shares,
+            attributes=attributes,
         )
+
+    def _finish(self, state: FilmState, started_at: datetime, started: float) -> FilmReport:
+        report = self._record.report(state, started_at, self._clock() - started)
         failure: LeukoscopeError | None = None
         for sink in self._sinks:
             try:
@@ -352,21 +294,25 @@ class FilmRunner:
         self._on_status(
             RunStatus(
                 state=state,
-                fields_done=len(record.fields) - record.skipped,
-                fields_skipped=record.skipped,
-                cells_found=len(record.cells),
+                fields_done=record.fields_done,
+                fields_skipped=record.fields_skipped,
+                cells_found=record.cells_found,
                 elapsed_s=self._clock() - started,
                 fields_total=self._camera.frame_count,
             )
         )
 
 
-def _timing(stage: str, seconds: list[float]) -> StageTiming:
-    p50, p95, p99 = np.percentile(np.array(seconds) * 1000, [50, 95, 99])
-    return StageTiming(
-        stage=stage,
-        count=len(seconds),
-        p50_ms=round(float(p50), 3),
-        p95_ms=round(float(p95), 3),
-        p99_ms=round(float(p99), 3),
-    )
+def _judged(
+    schema: AttributeSchema, found: Detections, row: int
+) -> dict[str, JudgedAttribute | None]:
+    values, shares = found.attribute_values, found.attribute_probabilities
+    judged: dict[str, JudgedAttribute | None] = {}
+    for column, attribute in enumerate(schema.attributes):
+        judged[attribute.name] = None
+        if values is not None and shares is not None and values[row, column] != MISSING:
+            judged[attribute.name] = JudgedAttribute(
+                attribute.values[int(values[row, column])],
+                round(float(shares[row, column]), _PROBABILITY_DECIMALS),
+            )
+    return judged

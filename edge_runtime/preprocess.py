@@ -44,6 +44,13 @@ class Window:
         np.clip(boxes[:, 1::2], self.y1, self.y2, out=boxes[:, 1::2])
         return boxes.astype(np.float32)
 
+    def to_input(self, boxes_xyxy: Float32Array) -> Float32Array:
+        """Boxes ``(N, 4)`` from frame pixels to input pixels."""
+        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
+        pad = np.array([self.pad_x, self.pad_y] * 2, np.float32)
+        start = np.array([self.x1, self.y1] * 2, np.float32)
+        return ((boxes_xyxy - start) * scale + pad).astype(np.float32)
+
 
 def fit_window(width: int, height: int, spec: InputSpec) -> Window:
     """The whole frame, proportions kept, centred in the input (letterbox)."""

@@ -1,16 +1,19 @@
-"""What happens to one frame: the detector stage.
+"""The detector stage: where in a frame white cells are.
 
 Owns how a frame is looked at: fitted whole, and again through windows when its cells
-are small. Knows boxes and thresholds, not cameras, threads or files.
+are small; and which finds of each look are described from its feature maps. Knows boxes
+and thresholds, not cameras, threads or files, nor what a description is
+(see ``attribute_head``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_runtime.backends import InferenceBackend
+from edge_runtime.backends import InferenceBackend, fits
 from edge_runtime.bundle import DetectorSpec
 from edge_runtime.errors import BackendError
 from edge_runtime.postprocess import decode_xywh_scores, suppress_doubles
@@ -22,7 +25,7 @@ from edge_runtime.scale import (
     cell_size_of_finds,
     windows_at_scale,
 )
-from edge_runtime.types import Detections, Frame
+from edge_runtime.types import Detections, Float32Array, Frame, Int64Array
 
 # Finds closer than this to an inner window border are cut cells (input pixels).
 _CUT_PX = 2.0
@@ -33,6 +36,10 @@ _PART_SHARE = 0.7
 _NEAR_BEST = 0.75
 _BEYOND_DOUBT = 0.75
 
+# From the feature maps of one look, by name, and boxes ``(n, 4)`` in input pixels: value
+# indices and probabilities, both ``(n, attributes)``.
+Describe = Callable[[Mapping[str, Float32Array], Float32Array], tuple[Int64Array, Float32Array]]
+
 
 @dataclass(frozen=True, slots=True)
 class Examined:
@@ -40,6 +47,15 @@ class Examined:
 
     detections: Detections
     windows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look through one window gave, its finds in frame pixels."""
+
+    window: Window
+    found: Detections
+    feature_maps: Mapping[str, Float32Array]
 
 
 class Detector:
@@ -68,49 +84,63 @@ class Detector:
         """The operating point in force."""
         return self._score
 
-    def examine(self, frame: Frame) -> Examined:
-        """All white cells of one frame, best score first."""
+    def examine(self, frame: Frame, describe: Describe | None = None) -> Examined:
+        """All white cells of one frame, best score first.
+
+        Args:
+            frame: the field.
+            describe: judges attributes from the feature maps of one look. It is asked once
+                for each look that has a find to keep, for those finds only.
+        """
         spec = self._spec
         whole = fit_window(frame.width, frame.height, spec.input)
         low = min(self._score, spec.working_scale.probe_score)
-        coarse = suppress_doubles(self._look(frame, whole, low), iou=spec.thresholds.nms_iou)
-        cell = self._cell_size(frame, coarse)
+        look = self._look(frame, whole, low)
+        cell = self._cell_size(frame, look.found)
         fitted = (
             spec.working_scale.min_cell_px
             if cell is None
             else np.sqrt(cell.width * cell.height * whole.scale_x * whole.scale_y)
         )
         if cell is None or fitted >= spec.working_scale.min_cell_px:
-            return Examined(self._finish(coarse), 1)
-        windows = windows_at_scale(frame.width, frame.height, cell, spec.working_scale, spec.input)
-        found = [self._inner_finds(frame, window, low) for window in windows]
+            return Examined(_described(look, self._finish(look.found), describe), 1)
         # Cells wider than the windows' overlap can be cut in every window; the whole
         # view has them.
-        found.append(_larger_than(coarse, 1.3 * cell.width, 1.3 * cell.height))
-        return Examined(self._finish(_join(found)), 1 + len(windows))
+        large = _larger_than(self._sure(look.found), 1.3 * cell.width, 1.3 * cell.height)
+        large = _described(look, large, describe)
+        del look
+        windows = windows_at_scale(frame.width, frame.height, cell, spec.working_scale, spec.input)
+        found = [self._inner_finds(frame, window, low, describe) for window in windows]
+        return Examined(self._finish(Detections.joined([*found, large])), 1 + len(windows))
 
-    def _look(self, frame: Frame, window: Window, score: float) -> Detections:
-        tensor = tensor_of(frame.pixels, window, self._spec.input)
-        output = self._backend.infer({self._spec.input.name: tensor})[self._spec.output.name]
-        found = decode_xywh_scores(output, score_threshold=score)
+    def _look(self, frame: Frame, window: Window, score: float) -> _Look:
+        spec = self._spec
+        tensor = tensor_of(frame.pixels, window, spec.input)
+        outputs = self._backend.infer({spec.input.name: tensor})
+        found = decode_xywh_scores(outputs[spec.output.name], score_threshold=score)
         boxes = window.to_frame(found.boxes_xyxy)
         solid = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= 1.0
-        return Detections(boxes, found.scores, found.class_ids).select(solid)
-
-    def _inner_finds(self, frame: Frame, window: Window, score: float) -> Detections:
-        """Finds of one window without those its inner borders cut."""
-        found = suppress_doubles(
-            self._look(frame, window, score), iou=self._spec.thresholds.nms_iou
+        found = Detections(boxes, found.scores, found.class_ids).select(solid)
+        return _Look(
+            window,
+            suppress_doubles(found, iou=spec.thresholds.nms_iou),
+            {each.name: outputs[each.name] for each in spec.feature_maps},
         )
+
+    def _inner_finds(
+        self, frame: Frame, window: Window, score: float, describe: Describe | None
+    ) -> Detections:
+        """Sure finds of one window without those its inner borders cut."""
+        look = self._look(frame, window, score)
         edge_x, edge_y = _CUT_PX / window.scale_x, _CUT_PX / window.scale_y
-        boxes = found.boxes_xyxy
+        boxes = look.found.boxes_xyxy
         cut = (
             ((window.x1 > 0) & (boxes[:, 0] < window.x1 + edge_x))
             | ((window.y1 > 0) & (boxes[:, 1] < window.y1 + edge_y))
             | ((window.x2 < frame.width) & (boxes[:, 2] > window.x2 - edge_x))
             | ((window.y2 < frame.height) & (boxes[:, 3] > window.y2 - edge_y))
         )
-        return found.select(~cut)
+        return _described(look, self._sure(look.found.select(~cut)), describe)
 
     def _cell_size(self, frame: Frame, coarse: Detections) -> CellSize | None:
         scale = self._spec.working_scale
@@ -124,11 +154,16 @@ class Detector:
             return found
         return agreed_cell_size(found, cell_size_from_red_cells(frame.pixels))
 
+    def _sure(self, found: Detections) -> Detections:
+        return found.select(found.scores >= self._score)
+
     def _finish(self, found: Detections) -> Detections:
         thresholds = self._spec.thresholds
-        kept = found.select(found.scores >= self._score)
         return suppress_doubles(
-            kept, iou=thresholds.nms_iou, covered=_PART_SHARE, limit=thresholds.max_cells
+            self._sure(found),
+            iou=thresholds.nms_iou,
+            covered=_PART_SHARE,
+            limit=thresholds.max_cells,
         )
 
 
@@ -137,12 +172,14 @@ def _larger_than(found: Detections, width: float, height: float) -> Detections:
     return found.select((extent[:, 0] > width) | (extent[:, 1] > height))
 
 
-def _join(parts: list[Detections]) -> Detections:
-    return Detections(
-        np.concatenate([part.boxes_xyxy for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.class_ids for part in parts]),
-    )
+def _described(look: _Look, found: Detections, describe: Describe | None) -> Detections:
+    """The finds of one look with their attributes, where anyone judges them."""
+    if describe is None or len(found) == 0:
+        return found
+    # From the clipped boxes, as people draw them: training saw no others.
+    boxes = look.window.to_input(found.boxes_xyxy)
+    values, shares = describe(look.feature_maps, boxes)
+    return replace(found, attribute_values=values, attribute_probabilities=shares)
 
 
 def _check_tensors(spec: DetectorSpec, backend: InferenceBackend) -> None:
@@ -161,3 +198,11 @@ def _check_tensors(spec: DetectorSpec, backend: InferenceBackend) -> None:
             f"model output {outputs}: the manifest says {spec.output.name!r} with {rows} rows; "
             "the bundle was put together wrongly, export it again"
         )
+    for each in spec.feature_maps:
+        high, wide = spec.input.height // each.stride, spec.input.width // each.stride
+        wanted = (1, each.channels, high, wide)
+        if not fits(outputs.get(each.name), wanted):
+            raise BackendError(
+                f"model output {outputs}: the manifest says feature map {each.name!r} {wanted}; "
+                "the bundle was put together wrongly, export it again"
+            )

@@ -6,8 +6,9 @@ Owns frozen in-memory types and their shape checks. Does not own the written rep
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,12 +72,17 @@ class Detections:
     Attributes:
         boxes_xyxy: float32 ``(N, 4)``, frame pixels, x1 < x2 and y1 < y2.
         scores: float32 ``(N,)`` in [0, 1].
-        class_ids: int64 ``(N,)``, index into the bundle's class list.
+        class_ids: int64 ``(N,)``, index into the detector's class list.
+        attribute_values: int64 ``(N, A)``, value indices by the schema, -1 where not judged;
+            None when no attribute head looked.
+        attribute_probabilities: float32 ``(N, A)``, of those values, 0 where not judged.
     """
 
     boxes_xyxy: Float32Array
     scores: Float32Array
     class_ids: Int64Array
+    attribute_values: Int64Array | None = None
+    attribute_probabilities: Float32Array | None = None
 
     def __post_init__(self) -> None:
         n = len(self.scores)
@@ -84,6 +90,15 @@ class Detections:
             raise ValueError(
                 f"detections disagree: boxes {self.boxes_xyxy.shape}, "
                 f"scores {self.scores.shape}, classes {self.class_ids.shape}"
+            )
+        values, shares = self.attribute_values, self.attribute_probabilities
+        if values is None and shares is None:
+            return
+        if values is None or shares is None or len(values) != n or values.shape != shares.shape:
+            raise ValueError(
+                f"detections disagree: {n} scores, attribute values "
+                f"{None if values is None else values.shape}, their probabilities "
+                f"{None if shares is None else shares.shape}"
             )
 
     def __len__(self) -> int:
@@ -98,7 +113,45 @@ class Detections:
 
     def select(self, mask: NDArray[np.bool_] | Int64Array) -> Detections:
         """The rows that ``mask`` (boolean or index array) picks, in its order."""
-        return Detections(self.boxes_xyxy[mask], self.scores[mask], self.class_ids[mask])
+        values, shares = self.attribute_values, self.attribute_probabilities
+        return Detections(
+            self.boxes_xyxy[mask],
+            self.scores[mask],
+            self.class_ids[mask],
+            None if values is None else values[mask],
+            None if shares is None else shares[mask],
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Detections]) -> Detections:
+        """All rows of all parts; what only some parts have judged is not judged in the others."""
+        widths = {p.attribute_values.shape[1] for p in parts if p.attribute_values is not None}
+        values = shares = None
+        if widths:
+            (width,) = widths
+            values = np.concatenate([_or_filled(p.attribute_values, p, width, -1) for p in parts])
+            shares = np.concatenate(
+                [_or_filled(p.attribute_probabilities, p, width, np.float32(0)) for p in parts]
+            )
+        return cls(
+            np.concatenate([part.boxes_xyxy for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.class_ids for part in parts]),
+            values,
+            shares,
+        )
+
+
+def _or_filled(given: NDArray[Any] | None, part: Detections, width: int, fill: Any) -> NDArray[Any]:
+    return np.full((len(part), width), fill) if given is None else given
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedAttribute:
+    """What the attribute head says of one attribute of one cell."""
+
+    value: str
+    probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +160,25 @@ class CellFinding:
 
     Attributes:
         box_xyxy: corners in frame pixels.
+        class_name: the classifier's class, or ``bundle.UNCLASSIFIED`` where it was not sure;
+            the detector's class when there is no classifier.
         crop_jpeg: JPEG bytes of the cell with a margin, cut from the original pixels.
+        best_class: the most probable class, also of an unclassified cell; None without a
+            classifier, as are the next two.
+        class_probability: of ``best_class``.
+        class_probabilities: by class, in the classifier's order.
+        attributes: by name, in the schema's order, None where not judged; None without an
+            attribute head.
     """
 
     box_xyxy: tuple[float, float, float, float]
     score: float
     class_name: str
     crop_jpeg: bytes = field(repr=False)
+    best_class: str | None = None
+    class_probability: float | None = None
+    class_probabilities: Mapping[str, float] | None = None
+    attributes: Mapping[str, JudgedAttribute | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
@@ -23,10 +23,13 @@ from edge_runtime.bundle import (
     BUNDLE_SCHEMA,
     MANIFEST_NAME,
     Artifact,
+    AttributeHeadSpec,
     Bundle,
     BundledFile,
     CalibrationSummary,
+    ClassifierSpec,
     DetectorSpec,
+    HeadName,
     InputSpec,
     Manifest,
     ModelCard,
@@ -39,7 +42,7 @@ from edge_runtime.errors import BundleError, StoreError
 from edge_runtime.film_report import RESEARCH_USE
 
 # A shipped bundle travels in the repository and over a clinic's mobile link.
-LARGEST_BUNDLE_BYTES = 8_000_000
+LARGEST_BUNDLE_BYTES = 16_000_000
 CLASSES = ("WBC",)
 # Cells of 64 px in a 320 px input are large enough for their outline and leave some 25
 # cells' room in a window; below 40 px recall falls. A white cell measures about 13 um.
@@ -61,6 +64,8 @@ class BundleDraft:
 
     Attributes:
         contents: bytes of every file but the manifest, by path inside the bundle.
+        description: which of them holds the film description's sentences.
+        head_cards: of the heads it has.
     """
 
     name: str
@@ -69,6 +74,27 @@ class BundleDraft:
     calibration: CalibrationSummary
     model_card: ModelCard
     contents: Mapping[str, bytes]
+    classifier: ClassifierSpec | None = None
+    attribute_head: AttributeHeadSpec | None = None
+    description: str | None = None
+    head_cards: Mapping[HeadName, ModelCard] = field(default_factory=dict)
+
+
+def draft_of(bundle: Bundle) -> BundleDraft:
+    """A bundle as a draft, to write another one like it."""
+    manifest = bundle.manifest
+    return BundleDraft(
+        name=manifest.name,
+        version=manifest.version,
+        detector=manifest.detector,
+        calibration=manifest.calibration,
+        model_card=manifest.model_card,
+        contents=bundle.contents,
+        classifier=manifest.classifier,
+        attribute_head=manifest.attribute_head,
+        description=manifest.description,
+        head_cards=manifest.head_cards,
+    )
 
 
 def detector_spec(
@@ -204,8 +230,12 @@ def _manifest(draft: BundleDraft) -> bytes:
                 for path, content in sorted(draft.contents.items())
             ),
             detector=draft.detector,
+            classifier=draft.classifier,
+            attribute_head=draft.attribute_head,
+            description=draft.description,
             calibration=draft.calibration,
             model_card=draft.model_card,
+            head_cards=dict(draft.head_cards),
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -12,11 +12,20 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from calibration.accuracy import DetectionMetrics
-from edge_runtime.bundle import CalibrationSummary, DetectorSpec, ModelCard
+from edge_runtime.bundle import (
+    AttributeHeadSpec,
+    CalibrationSummary,
+    ClassifierSpec,
+    DetectorSpec,
+    HeadName,
+    ModelCard,
+)
 from edge_runtime.errors import DataError
 from edge_runtime.film_report import RESEARCH_USE
 
 CARD_NAME = "model_card.md"
+# A table of more columns does not fit a page.
+_WIDEST = 6
 _COUNTS = frozenset({"fields", "cells"})
 
 
@@ -89,9 +98,22 @@ def model_card(
 
 
 def render_card(
-    card: ModelCard, detector: DetectorSpec, calibration: CalibrationSummary, *, bundle_id: str
+    card: ModelCard,
+    detector: DetectorSpec,
+    calibration: CalibrationSummary,
+    *,
+    bundle_id: str,
+    classifier: ClassifierSpec | None = None,
+    attribute_head: AttributeHeadSpec | None = None,
+    head_cards: Mapping[HeadName, ModelCard] | None = None,
 ) -> str:
-    """The card as a Markdown page."""
+    """The cards of a bundle's models as one Markdown page."""
+    heads: list[str] = []
+    cards = head_cards or {}
+    if classifier is not None and "classifier" in cards:
+        heads += _classifier_lines(cards["classifier"], classifier)
+    if attribute_head is not None and "attribute_head" in cards:
+        heads += _attribute_lines(cards["attribute_head"], attribute_head)
     names = list(dict.fromkeys(name for values in card.metrics.values() for name in values))
     table = [
         "| domain | " + " | ".join(names) + " |",
@@ -141,8 +163,69 @@ def render_card(
             f"{calibration.images} training pictures ({domains}), method {calibration.method}, "
             f"digest `{calibration.digest}`.",
             "",
+            *heads,
         ]
     )
+
+
+def _classifier_lines(card: ModelCard, spec: ClassifierSpec) -> list[str]:
+    facts = [
+        f"- Classifier: {spec.architecture}; input {spec.input.width} x {spec.input.height} px",
+        f"- Classes: {', '.join(spec.classes)}",
+        f"- Temperature {spec.temperature:g}; a cell whose best class is less probable than "
+        f"{spec.abstain_below:g} stays unclassified",
+    ]
+    if spec.outside_differential:
+        facts.append(f"- Counted beside the white cells: {', '.join(spec.outside_differential)}")
+    return _head_lines(card, facts, spec)
+
+
+def _attribute_lines(card: ModelCard, spec: AttributeHeadSpec) -> list[str]:
+    facts = [
+        f"- Attribute head: {spec.architecture}; reads {', '.join(spec.reads)} of the detector",
+        *(f"- {each.name}: {', '.join(each.values)}" for each in spec.attributes.attributes),
+    ]
+    if spec.not_for_classes:
+        facts.append(f"- Not shown for: {', '.join(spec.not_for_classes)}")
+    return _head_lines(card, facts, spec)
+
+
+def _head_lines(
+    card: ModelCard, facts: list[str], spec: ClassifierSpec | AttributeHeadSpec
+) -> list[str]:
+    lines = [f"# {card.title}", "", f"**{RESEARCH_USE}**", "", card.summary, "", *facts]
+    lines += [
+        f"- `{each.path}`: {each.runtime}, {each.precision}, {each.quantisation}"
+        for each in spec.artifacts
+    ]
+    lines += [f"- Licence: {card.licence}", "", "## What it is not", ""]
+    lines += [f"- {limit}" for limit in card.limits]
+    lines += ["", "## How good it is", "", f"Measured: {card.metrics_of}.", ""]
+    lines += _tables(card.metrics)
+    lines += ["## What it was trained on", "", *(f"- {each}" for each in card.training_data), ""]
+    return lines
+
+
+def _tables(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """One table for each kind of figures; wide ones lie on their side."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for name, values in metrics.items():
+        kinds.setdefault(tuple(values), []).append(name)
+    lines: list[str] = []
+    for figures, names in kinds.items():
+        if len(figures) <= _WIDEST:
+            lines += [f"| | {' | '.join(figures)} |", "|---|" + "---:|" * len(figures)]
+            lines += [
+                f"| {name} | {' | '.join(_say(f, metrics[name]) for f in figures)} |"
+                for name in names
+            ]
+        else:
+            lines += [f"| | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+            lines += [
+                f"| {f} | {' | '.join(_say(f, metrics[name]) for name in names)} |" for f in figures
+            ]
+        lines.append("")
+    return lines
 
 
 def _say(name: str, values: Mapping[str, float]) -> str:

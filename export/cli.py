@@ -1,4 +1,4 @@
-"""``leukoscope export``: bundle, onnx.
+"""``leukoscope export``: bundle, add-heads, onnx.
 
 Owns flags and the closing table. Does not own any step of the export (see ``assembly``).
 """
@@ -14,15 +14,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from calibration.cell_draw import DEFAULT_CELLS, DEFAULT_MINIMUM_CELLS
 from calibration.sampling import DEFAULT_IMAGES, DEFAULT_MINIMUM
 from edge_runtime.errors import BundleError, DataError, SettingsError
 from edge_runtime.film_report import RESEARCH_USE
 from export.bundle_writer import DEFAULT_SCALE
-from export.parity import ALLOWED_POINTS
+from export.heads_cli import (
+    ATTRIBUTE_CARD,
+    CLASSIFIER_CARD,
+    head_sources,
+    print_heads,
+    stop_at_the_gate,
+)
+from export.parity import ALLOWED_HEAD_POINTS, ALLOWED_POINTS
 
 if TYPE_CHECKING:
     from calibration.dataset import CalibrationSet
     from export.assembly import ExportResult
+    from export.bundle_writer import BundleDraft
+    from export.head_export import HeadSources
+    from export.heads import HeadOptions
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,6 +41,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=f"Turn a trained detector into a bundle that devices run. {RESEARCH_USE}",
 )
+
+
+_Classifier = Annotated[
+    Path | None, typer.Option(help="run folder of a classifier that joins the bundle")
+]
+_AttributeHead = Annotated[
+    Path | None, typer.Option(help="run folder of an attribute head that joins the bundle")
+]
+_ClassifierCard = Annotated[Path, typer.Option(help="the classifier's model card text, YAML")]
+_AttributeCard = Annotated[Path, typer.Option(help="the attribute head's model card text, YAML")]
+_Cells = Annotated[
+    int, typer.Option(min=1, help="training cells that set a head's int8 ranges, at most")
+]
+_MinimumCells = Annotated[int, typer.Option(min=1, help="fewer cells are refused")]
+_HeadPoints = Annotated[float, typer.Option(min=0, help="macro-F1 points a head may lose to int8")]
+_Outside = Annotated[
+    list[str],
+    typer.Option(help="class counted beside the white cells, if the classifier has it"),
+]
+_OUTSIDE = ["erythroblast", "artefact"]
 
 
 @app.command()
@@ -100,19 +131,36 @@ def bundle(
         str | None,
         typer.Option(help="date written into the card [default: SOURCE_DATE_EPOCH, or today]"),
     ] = None,
+    classifier: _Classifier = None,
+    classifier_card: _ClassifierCard = CLASSIFIER_CARD,
+    attribute_head: _AttributeHead = None,
+    attribute_card: _AttributeCard = ATTRIBUTE_CARD,
+    calibration_cells: _Cells = DEFAULT_CELLS,
+    minimum_cells: _MinimumCells = DEFAULT_MINIMUM_CELLS,
+    allowed_head_points: _HeadPoints = ALLOWED_HEAD_POINTS,
+    outside_differential: _Outside = _OUTSIDE,
 ) -> None:
     """Calibrate, quantise, compare with float, and write a bundle if int8 costs little.
 
-    When a domain loses more than allowed, nothing is written and the exit code is 2.
+    When a domain loses more than allowed, nothing is written and the exit code is 2. A
+    classifier and an attribute head may join the bundle in the same way.
     """
     from export.assembly import ExportOptions, assemble
-    from export.bundle_writer import write_bundle
     from export.cards import load_card
     from export.float_onnx import float_onnx
+    from export.heads import HeadOptions
     from export.training_run import open_training_run
 
     training = open_training_run(run, data_root=data)
     text = load_card(card)
+    sources = head_sources(
+        data=training.data_root,
+        detector=training.checkpoint,
+        classifier=classifier,
+        classifier_card=classifier_card,
+        attribute_head=attribute_head,
+        attribute_card=attribute_card,
+    )
     options = ExportOptions(
         name=name or training.name,
         version=version,
@@ -145,7 +193,106 @@ def bundle(
     _print_result(result, float_bytes=len(model))
     if not result.passed:
         raise BundleError(_verdict(result, out))
-    written = write_bundle(result.draft, out)
+    draft = result.draft
+    if classifier is not None or attribute_head is not None:
+        draft = _add(
+            draft,
+            sources,
+            HeadOptions(
+                date=options.date,
+                method=calibration_method,
+                cells=calibration_cells,
+                minimum=minimum_cells,
+                seed=seed,
+                allowed_points=allowed_head_points,
+                threads=threads,
+                cpu_only=cpu_only,
+                outside_differential=tuple(outside_differential),
+            ),
+            out,
+        )
+    _write(draft, out)
+
+
+@app.command(name="add-heads")
+def add_heads(
+    bundle: Annotated[Path, typer.Option(help="bundle whose detector stays as it is")],
+    data: Annotated[Path, typer.Option(help="data root of the heads' training runs")],
+    out: Annotated[Path, typer.Option(help="bundle folder, or file ending in .zip")],
+    version: Annotated[str, typer.Option(help="version of the new bundle")],
+    detector: Annotated[
+        Path | None,
+        typer.Option(help="checkpoint of the bundle's detector; an attribute head needs it"),
+    ] = None,
+    classifier: _Classifier = None,
+    classifier_card: _ClassifierCard = CLASSIFIER_CARD,
+    attribute_head: _AttributeHead = None,
+    attribute_card: _AttributeCard = ATTRIBUTE_CARD,
+    calibration_cells: _Cells = DEFAULT_CELLS,
+    minimum_cells: _MinimumCells = DEFAULT_MINIMUM_CELLS,
+    calibration_method: Annotated[
+        str, typer.Option(help="minmax, percentile, mse, entropy, or best to try all")
+    ] = "best",
+    seed: Annotated[int, typer.Option(help="of the calibration draw")] = 0,
+    allowed_head_points: _HeadPoints = ALLOWED_HEAD_POINTS,
+    outside_differential: _Outside = _OUTSIDE,
+    threads: Annotated[int, typer.Option(min=1, help="pictures measured at once")] = 1,
+    cpu_only: Annotated[
+        bool, typer.Option("--cpu-only", help="make no TensorRT artifact of the heads")
+    ] = False,
+    date: Annotated[
+        str | None,
+        typer.Option(help="date written into the card [default: SOURCE_DATE_EPOCH, or today]"),
+    ] = None,
+) -> None:
+    """Add a classifier, an attribute head or both to a bundle that is there already.
+
+    The detector keeps its numbers: for an attribute head its graphs put out two feature maps
+    more, and every find stays the same to the bit. When a head loses more than allowed,
+    nothing is written and the exit code is 2.
+    """
+    from dataclasses import replace
+
+    from edge_runtime.bundle import open_bundle
+    from export.bundle_writer import draft_of
+    from export.heads import HeadOptions
+
+    sources = head_sources(
+        data=data,
+        detector=detector,
+        classifier=classifier,
+        classifier_card=classifier_card,
+        attribute_head=attribute_head,
+        attribute_card=attribute_card,
+    )
+    options = HeadOptions(
+        date=_day(date, os.environ),
+        method=calibration_method,
+        cells=calibration_cells,
+        minimum=minimum_cells,
+        seed=seed,
+        allowed_points=allowed_head_points,
+        threads=threads,
+        cpu_only=cpu_only,
+        outside_differential=tuple(outside_differential),
+    )
+    draft = replace(draft_of(open_bundle(bundle)), version=version)
+    _write(_add(draft, sources, options, out), out)
+
+
+def _add(draft: BundleDraft, sources: HeadSources, options: HeadOptions, out: Path) -> BundleDraft:
+    from export.head_export import with_heads
+
+    extended, results = with_heads(draft, sources, options, say=_say)
+    print_heads(results, extended)
+    stop_at_the_gate(results, out)
+    return extended
+
+
+def _write(draft: BundleDraft, out: Path) -> None:
+    from export.bundle_writer import write_bundle
+
+    written = write_bundle(draft, out)
     total = sum(len(content) for content in written.contents.values())
     typer.echo(f"{out}: {written.id}, {total / 1e6:.1f} MB, sha256 {written.sha256}")
     typer.echo(RESEARCH_USE)
@@ -207,8 +354,8 @@ def _print_result(result: ExportResult, *, float_bytes: int) -> None:
                 _short(row.artifact),
                 row.backend,
                 each.domain,
-                f"{each.float_ap:.4f}",
-                f"{each.int8_ap:.4f}",
+                f"{each.float_figure:.4f}",
+                f"{each.int8_figure:.4f}",
                 f"{each.lost_points:+.2f}",
                 style="bold red" if over else None,
             )

@@ -5,13 +5,18 @@ Owns nothing but the seam, so that everything else here works without torch.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from calibration.float_heads import FloatAttributeHead, FloatClassifier
 from edge_runtime.errors import LeukoscopeError
 
 
-def float_onnx(checkpoint: Path, out: Path, image_size: int) -> Path:
-    """Writes a checkpoint as float ONNX and returns ``out``.
+def float_onnx(
+    checkpoint: Path, out: Path, image_size: int, *, feature_layers: Sequence[int] = ()
+) -> Path:
+    """Writes a detector's checkpoint as float ONNX and returns ``out``.
 
     A checkpoint is a pickle: only give one of your own training runs.
 
@@ -19,16 +24,57 @@ def float_onnx(checkpoint: Path, out: Path, image_size: int) -> Path:
         checkpoint: ``best.pt`` of a training run.
         out: the ONNX file to write.
         image_size: side of the square input in pixels.
+        feature_layers: layers whose outputs become outputs of the graph too.
 
     Raises:
         DataError: no such checkpoint, or it is no detector.
         LeukoscopeError: the training side is not installed.
         StoreError: ``out`` cannot be written.
     """
-    try:
+    with _training_side():
         from train.to_onnx import export_float_onnx
 
-        return export_float_onnx(checkpoint, out, image_size)
+        return export_float_onnx(checkpoint, out, image_size, feature_layers=feature_layers)
+
+
+def float_classifier(checkpoint: Path) -> FloatClassifier:
+    """The classifier of a training run's ``classifier.pt``.
+
+    Raises:
+        DataError: missing, of another kind, or its parts do not fit each other.
+        LeukoscopeError: the training side is not installed.
+        SettingsError: an unknown architecture.
+    """
+    with _training_side():
+        from train.to_onnx import export_classifier
+
+        return export_classifier(checkpoint)
+
+
+def float_attribute_head(checkpoint: Path, detector: Path, image_size: int) -> FloatAttributeHead:
+    """The attribute head of a training run's ``attribute_head.pt``.
+
+    Args:
+        checkpoint: the head's.
+        detector: checkpoint of the detector whose maps it reads.
+        image_size: side of that detector's input in pixels.
+
+    Raises:
+        DataError: missing, of another kind, trained on another detector, or its parts do
+            not fit each other.
+        LeukoscopeError: the training side is not installed.
+        SettingsError: outputs that the attributes do not allow.
+    """
+    with _training_side():
+        from train.to_onnx import export_attribute_head
+
+        return export_attribute_head(checkpoint, detector, image_size)
+
+
+@contextmanager
+def _training_side() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise LeukoscopeError(
             f"export of a checkpoint: {error.name} is not installed here; "

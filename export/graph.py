@@ -1,4 +1,4 @@
-"""What a detector's ONNX graph consists of: its float tail, its convolutions, their work.
+"""What an ONNX graph consists of: its float tail, its convolutions, their work.
 
 Owns reading the graph's structure. Does not own changing it (see ``qdq``). Parts are
 found by how nodes are connected, never by their names: names belong to the exporter.
@@ -49,7 +49,7 @@ def load_graph(model: bytes) -> Any:
 
 
 def float_tail(model: Any) -> set[str]:
-    """Names of the nodes that stay in float: the end of the detection head.
+    """Names of the nodes that stay in float: the end of a detector or of a head.
 
     These are the last convolutions before each output, and everything behind them:
     concatenation, the expectation over distance bins (DFL) and its softmax, decoding to
@@ -57,7 +57,8 @@ def float_tail(model: Any) -> set[str]:
     ranges differ a hundredfold; 256 levels over them round small scores to zero.
 
     Going back from the outputs, the first convolution on every way is a last one. The
-    convolution of DFL is passed: it reads a softmax and only weighs its bins.
+    convolution of DFL is passed: it reads a softmax and only weighs its bins. In a head that
+    ends with fully connected layers (``Gemm``), the last of these is the tail.
     """
     producer = {name: node for node in model.graph.node for name in node.output}
     tail: set[str] = set()
@@ -67,6 +68,8 @@ def float_tail(model: Any) -> set[str]:
         if node is None or node.name in tail:
             continue
         tail.add(node.name)
+        if node.op_type == "Gemm":
+            continue
         if node.op_type == "Conv" and not _reads_softmax(node, producer):
             continue
         waiting.extend(node.input)
@@ -74,7 +77,7 @@ def float_tail(model: Any) -> set[str]:
 
 
 def convolution_work(model: Any) -> ConvolutionWork:
-    """Counts the multiply-accumulates of one picture.
+    """Counts the multiply-accumulates of one picture, in a head of one cell.
 
     A convolution is quantised when both its data and its weights come out of
     ``DequantizeLinear``: counted in the finished graph, not in a plan for it.
@@ -118,5 +121,7 @@ def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
     graph = model.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         shape = value.type.tensor_type.shape
-        shapes.setdefault(value.name, tuple(int(side.dim_value) for side in shape.dim))
+        # A head's first axis has no fixed length; one cell then.
+        sides = tuple(int(side.dim_value) or 1 for side in shape.dim)
+        shapes.setdefault(value.name, sides)
     return shapes

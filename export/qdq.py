@@ -27,11 +27,15 @@ from calibration.ranges import Range
 from edge_runtime.errors import DataError
 from export.graph import float_tail, load_graph, name_nodes
 
-# Operators that CPU runtimes have in int8 and that a ReLU detector consists of.
-_CPU_OPERATORS = frozenset({"Conv", "Relu", "Add", "Concat", "MaxPool", "Resize", "Split"})
-# They hand values on unchanged, so their output keeps the input's scale; runtimes only
-# run them in int8 then.
-_SAME_SCALE = frozenset({"MaxPool", "Resize", "Split"})
+# Operators with weights of their own.
+_WEIGHTED = frozenset({"Conv", "Gemm"})
+# They hand values on, or means of them, so their output keeps the input's scale; runtimes
+# only run them in int8 then.
+_SAME_SCALE = frozenset({"MaxPool", "AveragePool", "Resize", "Split", "Flatten"})
+# Operators that CPU runtimes have in int8 and that a ReLU detector or a head consists of.
+_CPU_OPERATORS = frozenset({"Relu", "LeakyRelu", "Add", "Concat", *_WEIGHTED, *_SAME_SCALE})
+# They compute nothing: not worth rounding for unless what they move is in int8 already.
+_MOVE_ONLY = frozenset({"Concat", "Flatten"})
 # A bias is added in int32 with scale input x weight; half of what int32 holds.
 _LARGEST_BIAS = 2.0**30
 # A channel or tensor of zeros would have scale 0, which runtimes refuse.
@@ -162,7 +166,7 @@ def quantise_for_cpu(model: bytes, ranges: Mapping[str, Range]) -> bytes:
         if value.name in scales:
             rounded[value.name] = writer.append_pair(value.name, scales[value.name])
     for node in graph.graph.node:
-        if node.op_type == "Conv" and node.name in region:
+        if node.op_type in _WEIGHTED and node.name in region:
             _quantise_weights(writer, node, scales[node.input[0]].scale)
         node.input[:] = [rounded.get(name, name) for name in node.input]
         writer.append(node)
@@ -177,8 +181,8 @@ def quantise_for_tensorrt(model: bytes, ranges: Mapping[str, Range]) -> bytes:
     """Symmetric signed int8 before every convolution outside the float tail.
 
     Zero points are 0, weights have one scale per output channel and are stored as int8,
-    biases stay in float. Matrix products of the attention block stay in float: they are
-    few and TensorRT has them in half precision.
+    biases stay in float. Matrix products (a detector's attention block, a head's fully
+    connected layers) stay in float: they are few and TensorRT has them in half precision.
 
     Args:
         model: float ONNX bytes.
@@ -213,19 +217,35 @@ def _cpu_region(model: Any) -> set[str]:
     weights = {tensor.name for tensor in model.graph.initializer}
     made = {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
     region = set()
+    within: set[str] = set()
     for node in model.graph.node:
         if node.op_type not in _CPU_OPERATORS or node.name in tail:
             continue
+        operands = _data_inputs(node)
         # An operand that is a constant (other than a weight) is not worth a scale.
-        operands = node.input[:1] if node.op_type in {"Conv", *_SAME_SCALE} else node.input
-        if not any(name in weights or name in made for name in operands):
-            region.add(node.name)
+        if any(name in weights or name in made for name in operands):
+            continue
+        if node.op_type in _MOVE_ONLY and not within.intersection(operands):
+            continue
+        if node.op_type == "Gemm" and not _is_plain_gemm(node):
+            continue
+        region.add(node.name)
+        within.update(node.output)
     return region
+
+
+def _is_plain_gemm(node: Any) -> bool:
+    """Whether it is input x transposed weights + bias: one weight row per output."""
+    from onnx import helper
+
+    given = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    defaults = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+    return {**defaults, **given} == {**defaults, "transB": 1}
 
 
 def _data_inputs(node: Any) -> list[str]:
     """Inputs that carry activations: sizes and weights left out."""
-    return list(node.input[:1] if node.op_type in {"Conv", *_SAME_SCALE} else node.input)
+    return list(node.input[:1] if node.op_type in {*_WEIGHTED, *_SAME_SCALE} else node.input)
 
 
 def _cpu_tensors(model: Any, region: set[str]) -> list[str]:
@@ -286,11 +306,11 @@ def _symmetric(measured: Range) -> _Scale:
 
 
 def _quantise_weights(writer: _GraphWriter, node: Any, input_scale: float | None) -> None:
-    """Replaces a convolution's weights, and with ``input_scale`` its bias, by integers."""
+    """Replaces a node's weights, and with ``input_scale`` its bias, by integers."""
     weights = writer.weight(node.input[1])
     if weights is None:
         raise DataError(
-            f"quantisation: convolution {node.name!r} computes its weights; only stored "
+            f"quantisation: {node.op_type} {node.name!r} computes its weights; only stored "
             "weights can be quantised"
         )
     scale = np.abs(weights.reshape(len(weights), -1)).max(axis=1).astype(np.float64) / 127

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ MODEL_NAME = "detector.onnx"
 _PAPER = (236, 226, 214)
 _RED_CELL = (206, 142, 146)
 _NUCLEUS = (92, 48, 150)
+# All purple to the toy detector; they differ in how red they are.
+STAINS = {"navy": (20, 48, 150), "violet": _NUCLEUS, "plum": (170, 48, 150)}
 # The model works on blocks of 4 pixels and looks through windows of 14 and 36 blocks.
 _BLOCK = 4
 _WINDOWS = (14, 36)
@@ -38,17 +40,20 @@ def paint_field(
     cells: Iterable[tuple[float, float, float]] = (),
     *,
     red_cells: Iterable[tuple[float, float, float]] = (),
+    stained: Mapping[str, Iterable[tuple[float, float, float]]] | None = None,
     squeeze: float = 1.0,
     seed: int = 0,
 ) -> UInt8Image:
     """A field, RGB uint8: purple and red discs given as centre x, centre y, diameter.
 
+    ``stained`` holds cells in the colours that ``toy_classifier`` tells apart, by class.
     ``squeeze`` multiplies the discs' widths only.
     """
     rng = np.random.default_rng(seed)
     pixels = np.empty((height, width, 3), np.uint8)
     pixels[:] = _PAPER
-    for colour, discs in ((_RED_CELL, red_cells), (_NUCLEUS, cells)):
+    painted = [(STAINS[name], discs) for name, discs in (stained or {}).items()]
+    for colour, discs in ((_RED_CELL, red_cells), (_NUCLEUS, cells), *painted):
         for x, y, diameter in discs:
             # Sixteenths of a pixel, so that sizes are not rounded to whole ones.
             centre = (round(x * 16), round(y * 16))
@@ -65,8 +70,17 @@ def write_image(path: Path, pixels: UInt8Image) -> Path:
     return path
 
 
-def toy_detector(side: int = SIDE, *, input_name: str = "images", output: str = "output") -> bytes:
-    """ONNX bytes: float32 (1, 3, side, side) RGB in 0..1 to (1, 5, anchors)."""
+def toy_detector(
+    side: int = SIDE,
+    *,
+    input_name: str = "images",
+    output: str = "output",
+    maps: Sequence[tuple[str, int]] = (),
+) -> bytes:
+    """ONNX bytes: float32 (1, 3, side, side) RGB in 0..1 to (1, 5, anchors).
+
+    ``maps`` names further outputs with their strides: the input's colours, averaged.
+    """
     from onnx import TensorProto, helper
 
     graph = _Graph()
@@ -84,13 +98,20 @@ def toy_detector(side: int = SIDE, *, input_name: str = "images", output: str = 
     )
     tables = [_boxes_seen_through(graph, blocks, side, window) for window in _WINDOWS]
     graph.op("Concat", *tables, axis=2, named=output)
+    for name, stride in maps:
+        pool = {"kernel_shape": [stride] * 2, "strides": [stride] * 2}
+        graph.op("AveragePool", input_name, named=name, **pool)
+    shapes = {name: [1, 3, side // stride, side // stride] for name, stride in maps}
     anchors = len(_WINDOWS) * (side // (2 * _BLOCK) + 1) ** 2
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "purple_discs",
             [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, [1, 3, side, side])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, [1, 5, anchors])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+                for name, shape in ({output: [1, 5, anchors]} | shapes).items()
+            ],
             graph.constants,
         ),
         opset_imports=[helper.make_opsetid("", 13)],

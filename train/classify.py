@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import Self
 
 from calibration.labelled_cells import CellPicture, LabelledCells, write_cells
@@ -26,6 +25,7 @@ from edge_runtime.bundle import CropInputSpec
 from edge_runtime.errors import SettingsError
 from edge_runtime.preprocess import crop_tensor
 from edge_runtime.types import Float32Array, Int64Array
+from train.averaging import moving_average
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.datasets.cell_views import ViewSpec, draw_view, surroundings
 from train.datasets.view_store import ViewStore
@@ -274,9 +274,7 @@ class _Run:
         self._root = root
         self._out = out
         self._model = model.to(memory_format=torch.channels_last)
-        self._averaged = AveragedModel(
-            model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema), use_buffers=True
-        )
+        self._averaged = moving_average(model, recipe.ema, buffers=True)
         self._cells = cells
         self._device = device
         self._say = say

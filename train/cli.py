@@ -165,6 +165,9 @@ def attributes(
     detector: Annotated[
         Path | None, typer.Option(help="own detector's checkpoint [default: the recipe's]")
     ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="attribute_head.pt of an earlier run to begin with")
+    ] = None,
     data: DataOption = None,
     resume: ResumeOption = False,
     seed: SeedOption = None,
@@ -175,7 +178,9 @@ def attributes(
     chosen = load_describe_recipe(recipe, data)
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
-    best = train_attribute_head(chosen, out, detector=detector, resume=resume, say=typer.echo)
+    best = train_attribute_head(
+        chosen, out, detector=detector, start_from=start_from, resume=resume, say=typer.echo
+    )
     typer.echo(f"checkpoint: {best}")
     typer.echo(RESEARCH_USE)
 

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from calibration.attribute_metrics import AttributeMetrics, evaluate_on_labelled_boxes
 from calibration.labelled_cells import CellPicture, CellSplit, LabelledCells, write_cells
@@ -29,6 +28,7 @@ from edge_runtime.bundle import InputSpec
 from edge_runtime.errors import DataError, SettingsError
 from edge_runtime.preprocess import fit_window, tensor_of
 from edge_runtime.types import Float32Array, Int64Array, UInt8Image
+from train.averaging import moving_average
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.datasets.cell_windows import WindowSpec, draw_window
 from train.losses import AsymmetricLoss
@@ -42,12 +42,15 @@ from train.models.attribute_head import (
     pool_cells,
     tapped_layers,
 )
+from train.models.cell_classifier import load_weights, put_weights
 from train.recipe_file import read_recipe
 from train.run_folder import LAST, begin_run, read_last, save_whole, storing
 from train.schedule import warm_cosine
 
 CHECKPOINT_NAME = "attribute_head.pt"
 CELLS_NAME = "cells.json"
+# Of cross entropy: attribute labels are one person's judgement.
+_SMOOTHING = 0.05
 # Share of the rate's height that the last step comes near to.
 _FINAL = 0.01
 # Apart enough that no epoch of one seed is an epoch of another.
@@ -61,6 +64,10 @@ class DescribeRecipe(BaseModel):
         classes: cells of other classes are left out.
         layers: tapped layers; None takes those of the detector's family.
         convolutions: channels of the head's convolutions; the paper's are 128, 64, 64.
+        loss: the method's asymmetric one, or cross entropy over the values of each
+            attribute, which makes them compete.
+        balance: with cross entropy, values weigh as their frequency to the power of minus
+            this; 0 leaves rare values to be outvoted, 1 makes all values equal.
         input_size: side of the detector's input, which decides a picture's fitted scale.
     """
 
@@ -77,6 +84,7 @@ class DescribeRecipe(BaseModel):
     outputs: HeadOutputs = "per_value"
     dropout: float = Field(default=0.2, ge=0, lt=1)
     loss: Literal["asymmetric", "cross_entropy"] = "asymmetric"
+    balance: float = Field(default=0.0, ge=0, le=1)
     input_size: int = Field(default=320, gt=0)
     window: WindowSpec = WindowSpec()
     epochs: int = Field(gt=0)
@@ -161,6 +169,7 @@ def train_attribute_head(
     out: Path,
     *,
     detector: Path | None = None,
+    start_from: Path | None = None,
     resume: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
@@ -171,6 +180,8 @@ def train_attribute_head(
         out: run folder: ``attribute_head.pt`` (best mean F1 on validation cells, averaged
             weights), ``cells.json``, ``training.json``.
         detector: checkpoint other than the recipe's.
+        start_from: ``attribute_head.pt`` of an earlier run on the same detector, whose
+            weights to begin with.
         resume: continue after the last whole epoch.
         say: told once an epoch.
 
@@ -197,6 +208,8 @@ def train_attribute_head(
     run = _Run(recipe, root, out, features, cells, digest, say)
     if resume:
         run.resume()
+    elif start_from is not None:
+        run.start_from(start_from)
     with storing(out):
         write_cells(cells, out / CELLS_NAME)
     run.train()
@@ -229,10 +242,27 @@ class _Run:
             recipe.dropout,
             recipe.convolutions,
         )
-        self._averaged = AveragedModel(self._head, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self._averaged = moving_average(self._head, recipe.ema)
         self._history: list[dict[str, Any]] = []
         self._best = -1.0
         self._resumed: dict[str, Any] | None = None
+        self._value_weights: list[Tensor] = []
+
+    def start_from(self, file: Path) -> None:
+        """Begins with another run's weights.
+
+        Raises:
+            DataError: no head's checkpoint, or one for another detector, schema or width.
+        """
+        saved = load_weights(file)
+        if not isinstance(saved, dict) or saved.get("kind") != "attribute_head":
+            raise DataError(f"{file}: no attribute head's checkpoint; give {CHECKPOINT_NAME}")
+        if saved.get("detector_sha256") != self._detector_sha256:
+            raise DataError(f"{file}: trained on another detector; give that one's checkpoint")
+        if saved.get("attributes") != self._schema.model_dump(mode="json"):
+            raise DataError(f"{file}: its attributes are not those of the data")
+        put_weights(self._head, saved["state"], file)
+        self._averaged = moving_average(self._head, self._recipe.ema)
 
     def resume(self) -> None:
         """Takes up the last whole epoch."""
@@ -251,6 +281,7 @@ class _Run:
         examples = _examples(self._cells, "train")
         if not examples:
             raise DataError(f"{self._root}: no training cell with an attribute; check the data")
+        self._value_weights = self._weigh_values(examples)
         judged_on = _judging(self._cells, "val", self._root, recipe.input_size)
         optimizer = torch.optim.AdamW(
             self._head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
@@ -298,12 +329,29 @@ class _Run:
         groups = logits.split(list(self._widths), dim=1)
         parts = [
             nn.functional.cross_entropy(
-                group, values[:, place], ignore_index=MISSING, label_smoothing=0.05
+                group,
+                values[:, place],
+                weight=self._value_weights[place],
+                ignore_index=MISSING,
+                label_smoothing=_SMOOTHING,
             )
             for place, group in enumerate(groups)
             if bool((values[:, place] != MISSING).any())
         ]
         return torch.stack(parts).sum()
+
+    def _weigh_values(self, examples: list[tuple[CellPicture, int]]) -> list[Tensor]:
+        """Per attribute the weight of each value, 1 on average over the cells."""
+        table = np.array([picture.cells[cell].attributes for picture, cell in examples])
+        weights = []
+        for place, attribute in enumerate(self._schema.attributes):
+            known = table[table[:, place] != MISSING, place]
+            counts = np.bincount(known, minlength=len(attribute.values)).clip(min=1)
+            raw = (counts / counts.sum()) ** -self._recipe.balance
+            weights.append(
+                torch.tensor(raw / (raw * counts).sum() * counts.sum(), dtype=torch.float32)
+            )
+        return weights
 
     def _pooled(self, pictures: Tensor, boxes: Tensor) -> Tensor:
         maps = self._features(pictures)
@@ -383,6 +431,7 @@ class _Run:
             "kind": "attribute_head",
             "attributes": self._schema.model_dump(mode="json"),
             "outputs": recipe.outputs,
+            "activation": "sigmoid" if recipe.loss == "asymmetric" else "softmax",
             "layers": [tap.layer for tap in taps],
             "strides": [tap.stride for tap in taps],
             "channels": [tap.channels for tap in taps],

@@ -1,6 +1,7 @@
 """From a checkpoint to a float ONNX file.
 
-Owns the call of ultralytics' exporter and what makes its file reproducible. Does not own
+Owns the call of ultralytics' exporter, what makes its file reproducible and which layers
+it puts out beside the finds. The heads' graphs are in ``heads_to_onnx``. Does not own
 anything after that: quantisation, gate and bundle are in ``export``, which reaches this
 module through ``export.float_onnx`` only.
 
@@ -16,24 +17,28 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import DataError, StoreError
+from train.heads_to_onnx import OPSET, export_attribute_head, export_classifier, strip_traces
 
-# The highest that TensorRT 8.6 reads in full; per-channel DequantizeLinear needs 13.
-OPSET = 17
+__all__ = ["OPSET", "export_attribute_head", "export_classifier", "export_float_onnx"]
 
 
-def export_float_onnx(checkpoint: Path, out: Path, image_size: int) -> Path:
+def export_float_onnx(
+    checkpoint: Path, out: Path, image_size: int, *, feature_layers: Sequence[int] = ()
+) -> Path:
     """Writes the detector with fused convolutions, one picture per call, fixed size.
 
     Args:
         checkpoint: ``best.pt`` of an own training run.
         out: the ONNX file to write.
         image_size: side of the square input in pixels; a multiple of 32.
+        feature_layers: layers whose outputs become outputs of the graph too, called
+            ``features_s4`` after the stride, 4 for one.
 
     Returns:
         ``out``. Input ``images`` float32 ``(1, 3, size, size)`` in [0, 1]; output
@@ -58,7 +63,9 @@ def export_float_onnx(checkpoint: Path, out: Path, image_size: int) -> Path:
         copy = Path(scratch) / "detector.pt"
         shutil.copyfile(checkpoint, copy)
         graph = onnx.load(str(_export(copy, checkpoint, image_size)))
-    _strip_traces(graph)
+    strip_traces(graph)
+    for layer in feature_layers:
+        _expose_layer(checkpoint, graph, layer, image_size)
     onnx.checker.check_model(graph)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -107,11 +114,40 @@ def _quiet(logger: str) -> Iterator[None]:
         log.setLevel(before)
 
 
-def _strip_traces(graph: Any) -> None:
-    """Removes dates, source lines and versions, which differ between equal exports."""
-    del graph.metadata_props[:]
-    graph.doc_string = ""
-    graph.graph.doc_string = ""
+def _expose_layer(checkpoint: Path, graph: Any, layer: int, image_size: int) -> None:
+    """Adds an output for what one layer of the detector hands to later ones."""
+    import onnx
+
+    # The exporter names nodes after the module they come from; a layer's output is the one
+    # tensor of its nodes that others read.
+    scope = f"/model.{layer}/"
+    own = {name for node in graph.graph.node if node.name.startswith(scope) for name in node.output}
+    read = {
+        name
+        for node in graph.graph.node
+        if not node.name.startswith(scope)
+        for name in node.input
+        if name in own
+    }
+    if len(read) != 1:
+        raise DataError(
+            f"checkpoint {checkpoint}: layer {layer} has {len(read)} outputs that other layers "
+            "read, a feature map needs one; choose another layer"
+        )
+    source = read.pop()
+    inferred = onnx.shape_inference.infer_shapes(graph, data_prop=True)
+    shape = next(
+        [side.dim_value for side in value.type.tensor_type.shape.dim]
+        for value in inferred.graph.value_info
+        if value.name == source
+    )
+    name = f"features_s{image_size // shape[2]}"
+    if name in {output.name for output in graph.graph.output}:
+        raise DataError(f"checkpoint {checkpoint}: two feature maps of one stride, {name}")
+    # Renamed, not copied: OpenVINO takes a copy away and may keep the other name of the two.
     for node in graph.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
+        node.input[:] = [name if each == source else each for each in node.input]
+        node.output[:] = [name if each == source else each for each in node.output]
+    graph.graph.output.append(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+    )

@@ -30,6 +30,15 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+def fits(shape: tuple[int, ...] | None, expected: tuple[int, ...]) -> bool:
+    """Whether a tensor's shape is the expected one, as far as the model fixes it."""
+    return (
+        shape is not None
+        and len(shape) == len(expected)
+        and all(have in (-1, want) for have, want in zip(shape, expected, strict=True))
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class BackendFacts:
     """What the loaded backend says of itself, not what was asked of it."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from edge_runtime.clinic import report_view
+from edge_runtime.clinic import film_view, report_view
 from edge_runtime.clinic.atomic_file import prepare_folder, replacing, utf8
 from edge_runtime.film_report import CellRecord, FilmReport
 from edge_runtime.types import FieldResult, SkippedFrame
@@ -42,6 +42,9 @@ class _GalleryCell:
     number: int
     score: float
     class_name: str
+    best_class: str | None
+    class_probability: float | None
+    chips: tuple[film_view.Chip, ...]
     crop_jpeg: bytes
 
 
@@ -115,6 +118,9 @@ class HtmlSink:
                     number,
                     cell.score,
                     cell.class_name,
+                    cell.best_class,
+                    cell.class_probability,
+                    film_view.chips(cell.attributes),
                     cell.crop_jpeg,
                 ),
             )
@@ -153,6 +159,8 @@ def _page(
     environment.filters["data_uri"] = data_uri
     environment.filters["say_score"] = report_view.say_score
     environment.filters["say_number"] = report_view.say_number
+    environment.filters["say_probability"] = film_view.say_probability
+    environment.filters["say"] = film_view.say
     templates = Path(__file__).parent / "templates"
     style = (templates / "report.css").read_text(encoding="utf-8")
     script = (templates / "report.js").read_text(encoding="utf-8")
@@ -175,12 +183,32 @@ def _page(
         "settings": report_view.setting_rows(report.settings),
         "style": Markup(style),
         "script": Markup(script),
+        **_findings(report, gallery),
         # Nothing but this very style and script may act in the page, whatever a file
         # name or a bundle brought into it.
         "style_hash": Markup(_csp_hash(style)),
         "script_hash": Markup(_csp_hash(script)),
     }
     return environment.get_template("report.html.j2").generate(context)
+
+
+def _findings(report: FilmReport, gallery: list[_GalleryCell]) -> dict[str, Any]:
+    """What classifier and attribute head add to the page."""
+    differential, morphology = report.differential, report.morphology
+    return {
+        "groups": film_view.groups(report, gallery),
+        "class_order": film_view.class_order(report),
+        "described": any(cell.chips for cell in gallery),
+        "unsure_below": film_view.UNSURE_BELOW,
+        "differential": film_view.differential_rows(differential) if differential else [],
+        "beside": film_view.beside_differential(differential) if differential else [],
+        "votes": film_view.vote_rows(morphology) if morphology else [],
+        "counts": film_view.count_table(morphology) if morphology else ([], []),
+        "heads": [
+            (head, report_view.metric_table(head.card.metrics) if head.card else None)
+            for head in film_view.head_views(report)
+        ],
+    }
 
 
 def _shown_fields(

@@ -18,14 +18,27 @@ from typing import Any
 
 from edge_runtime.clinic.atomic_file import prepare_folder, replacing, sync_folder, utf8
 from edge_runtime.errors import StoreError
-from edge_runtime.film_report import FilmReport
+from edge_runtime.film_report import CellRecord, FilmReport
 from edge_runtime.sinks import Sink
 from edge_runtime.types import FieldResult, SkippedFrame
 
 FILM_JSON = "film.json"
 CELLS_CSV = "cells.csv"
 FRAMES_FOLDER = "frames"
-CSV_COLUMNS = ("field", "field_name", "cell", "x1", "y1", "x2", "y2", "score", "class_name")
+# Those of the bundle's attributes follow, see ``csv_columns``.
+CSV_COLUMNS = (
+    "field",
+    "field_name",
+    "cell",
+    "x1",
+    "y1",
+    "x2",
+    "y2",
+    "score",
+    "class_name",
+    "class_probability",
+    "best_class",
+)
 
 _BOX_DECIMALS = 2  # hundredths of a pixel: far below what a box can mean
 _SCORE_DECIMALS = 6  # float32 holds no more
@@ -161,7 +174,7 @@ def _json_pieces(report: FilmReport) -> Iterator[str]:
     document["duration_s"] = round(document["duration_s"], _TIME_DECIMALS)
     for cell in document["cells"]:
         cell["box_xyxy"] = [round(side, _BOX_DECIMALS) for side in cell["box_xyxy"]]
-        cell["score"] = round(cell["score"], _SCORE_DECIMALS)
+        _round_probabilities(cell)
     for stage in document["timings"]:
         for key in ("p50_ms", "p95_ms", "p99_ms"):
             stage[key] = round(stage[key], _TIME_DECIMALS)
@@ -188,6 +201,17 @@ def _json_pieces(report: FilmReport) -> Iterator[str]:
     yield "\n}\n"
 
 
+def _round_probabilities(cell: dict[str, Any]) -> None:
+    cell["score"] = round(cell["score"], _SCORE_DECIMALS)
+    if cell["class_probability"] is not None:
+        cell["class_probability"] = round(cell["class_probability"], _SCORE_DECIMALS)
+    for name, value in (cell["class_probabilities"] or {}).items():
+        cell["class_probabilities"][name] = round(value, _SCORE_DECIMALS)
+    for judged in (cell["attributes"] or {}).values():
+        if judged is not None:
+            judged["probability"] = round(judged["probability"], _SCORE_DECIMALS)
+
+
 def _not_finite(value: Any, where: str) -> str | None:
     """Where the first NaN or infinity is, or None."""
     if isinstance(value, float):
@@ -201,6 +225,16 @@ def _not_finite(value: Any, where: str) -> str | None:
     return next((found for place, part in parts if (found := _not_finite(part, place))), None)
 
 
+def csv_columns(report: FilmReport) -> tuple[str, ...]:
+    """The columns of a film's ``cells.csv``: a fixed part, then two for each attribute."""
+    pairs = ((f"attribute:{name}", f"attribute:{name}:probability") for name in _attributes(report))
+    return (*CSV_COLUMNS, *(column for pair in pairs for column in pair))
+
+
+def _attributes(report: FilmReport) -> list[str]:
+    return [] if report.attribute_head is None else list(report.attribute_head.attributes)
+
+
 def _csv_rows(report: FilmReport) -> Iterator[str]:
     names = {field.index: field.name for field in report.fields}
     line = io.StringIO()
@@ -212,7 +246,8 @@ def _csv_rows(report: FilmReport) -> Iterator[str]:
         writer.writerow(row)
         return line.getvalue()
 
-    yield written(CSV_COLUMNS)
+    yield written(tuple(_plain_text(column) for column in csv_columns(report)))
+    attributes = _attributes(report)
     numbers: dict[int, int] = {}
     for cell in report.cells:
         number = numbers[cell.field] = numbers.get(cell.field, 0) + 1
@@ -224,8 +259,23 @@ def _csv_rows(report: FilmReport) -> Iterator[str]:
                 *(round(side, _BOX_DECIMALS) for side in cell.box_xyxy),
                 round(cell.score, _SCORE_DECIMALS),
                 _plain_text(cell.class_name),
+                _rounded(cell.class_probability),
+                _plain_text(cell.best_class or ""),
+                *(part for name in attributes for part in _attribute_pair(cell, name)),
             )
         )
+
+
+def _rounded(probability: float | None) -> float | str:
+    return "" if probability is None else round(probability, _SCORE_DECIMALS)
+
+
+def _attribute_pair(cell: CellRecord, name: str) -> tuple[str, float | str]:
+    """Value and probability of one attribute; both empty where nobody judged it."""
+    judged = (cell.attributes or {}).get(name)
+    if judged is None:
+        return "", ""
+    return _plain_text(judged.value), _rounded(judged.probability)
 
 
 def _plain_text(text: str) -> str:

@@ -142,10 +142,15 @@ def show_field(
 def total_figures(report: FilmReport) -> list[Figure]:
     """The film in five numbers."""
     totals = report.totals
+    outside = 0 if report.differential is None else sum(report.differential.outside.values())
     seen = totals.fields + totals.fields_skipped
     rate = totals.fields / report.duration_s if report.duration_s > 0 else 0.0
     return [
-        Figure(f"{totals.cells:,}", _plural(totals.cells, "white cell") + " found", ""),
+        Figure(
+            f"{totals.cells:,}",
+            _plural(totals.cells, "white cell" if not outside else "cell") + " found",
+            f"{outside:,} outside the differential" if outside else "",
+        ),
         Figure(f"{totals.fields:,}", _plural(totals.fields, "field") + " examined", f"of {seen:,}"),
         Figure(
             f"{totals.fields_skipped:,}",

@@ -105,7 +105,7 @@ class MorphologyBank:
     """Counts of one film, filled cell by cell or field by field.
 
     Args:
-        schema: the attributes.
+        schema: the attributes; None when nobody judges any.
         type_names: cell types; a cell's type is an index into them.
         artefacts: names of types that are no cells.
         rules: what counts and what is enough.
@@ -116,7 +116,7 @@ class MorphologyBank:
 
     def __init__(
         self,
-        schema: AttributeSchema,
+        schema: AttributeSchema | None,
         type_names: Sequence[str],
         *,
         artefacts: Collection[str] = (),
@@ -128,13 +128,15 @@ class MorphologyBank:
         if len(set(type_names)) != len(type_names):
             raise ValueError(f"morphology bank: a type is listed twice: {', '.join(type_names)}")
         self._schema = schema
+        self._attributes = () if schema is None else schema.attributes
         self._type_names = tuple(type_names)
         self._artefacts = frozenset(artefacts)
         self._rules = rules or BankRules()
         self._cells = np.zeros(len(self._type_names), np.int64)
         # Per attribute: types by values.
         self._values: list[Int64Array] = [
-            np.zeros((len(self._type_names), width), np.int64) for width in schema.widths
+            np.zeros((len(self._type_names), len(each.values)), np.int64)
+            for each in self._attributes
         ]
         self._unclassified = 0
         self._below_score = 0
@@ -189,7 +191,7 @@ class MorphologyBank:
         enough = cells >= max(rules.minimum_cells, 1)
         leading, votes, tied = _most_frequent(votes_by_type)
         attributes = []
-        for attribute, table in zip(self._schema.attributes, self._values, strict=True):
+        for attribute, table in zip(self._attributes, self._values, strict=True):
             counts = table[leading] if cells else np.zeros(len(attribute.values), np.int64)
             value, value_votes, value_tied = _most_frequent(counts)
             known = int(counts.sum())
@@ -246,7 +248,7 @@ class MorphologyBank:
                 f"morphology bank: type index {_extreme(type_ids)}; "
                 f"there are {len(self._type_names)} types"
             )
-        for column, attribute in enumerate(self._schema.attributes):
+        for column, attribute in enumerate(self._attributes):
             given = values[:, column]
             if ((given < MISSING) | (given >= len(attribute.values))).any():
                 raise ValueError(

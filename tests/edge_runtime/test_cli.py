@@ -376,6 +376,38 @@ def test_verify_names_what_it_checked(leukoscope: Leukoscope, toy_bundle_folder:
     assert "detector.onnx: cpu, float32" in answer.out
 
 
+@pytest.fixture
+def headed_bundle(tmp_path: Path) -> Path:
+    """A bundle with a classifier and an attribute head."""
+    from tests.toy_heads import classifier_part, head_part, write_toy_bundle
+
+    classifier = classifier_part(outside_differential=["plum"])
+    return write_toy_bundle(tmp_path / "headed", classifier=classifier, head=head_part())
+
+
+def test_verify_lists_every_heads_artifacts(leukoscope: Leukoscope, headed_bundle: Path) -> None:
+    answer = leukoscope("verify", headed_bundle)
+    assert answer.code == 0
+    for line in (
+        "  detector.onnx: cpu, float32, detector",
+        "  attribute_head.onnx: cpu, float32, attribute head",
+        "  classifier.onnx: cpu, float32, classifier",
+    ):
+        assert line in answer.out.splitlines()
+
+
+def test_the_summary_has_a_line_for_each_class(run: Leukoscope, headed_bundle: Path) -> None:
+    """Six violet cells: 100 %, of which the exact interval begins at 54.1 %."""
+    answer = run(bundle=headed_bundle)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines()[1:5] == [
+        "  navy          0    0.0%  (95 % interval 0.0 to 45.9 %)",
+        "  violet        6  100.0%  (95 % interval 54.1 to 100.0 %)",
+        "  plum          0  not in the differential",
+        "  unclassified  0  not in the differential",
+    ]
+
+
 def test_verify_refuses_as_run_does(
     leukoscope: Leukoscope, toy_bundle_folder: Path, tmp_path: Path
 ) -> None:

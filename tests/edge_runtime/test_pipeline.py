@@ -18,9 +18,10 @@ from typing_extensions import Self
 from edge_runtime.bundle import Bundle
 from edge_runtime.cameras import Camera
 from edge_runtime.errors import BackendError, CameraError, StoreError
+from edge_runtime.film_record import FilmSetup
 from edge_runtime.film_report import BackendRecord, BundleRecord, FilmReport, ModelCardSummary
 from edge_runtime.film_run import film_runner, load_bundle
-from edge_runtime.pipeline import FilmRunner, FilmSetup
+from edge_runtime.pipeline import FilmRunner
 from edge_runtime.settings import Settings
 from edge_runtime.stages import Detector, Examined
 from edge_runtime.types import Detections, FieldResult, Frame, RunStatus, SkippedFrame

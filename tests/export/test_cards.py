@@ -72,3 +72,27 @@ def test_the_shipped_card_says_what_it_must(repository: Path) -> None:
         assert source in data
     assert "GPL-3.0" in data
     assert card.licence.startswith("AGPL-3.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "limits"),
+    [
+        ("wbc-classifier", ("never seen a blast", "one laboratory (Barcelona)", "no patients")),
+        (
+            "wbc-attributes",
+            (
+                "Immature granulocytes and erythroblasts have no attribute labels",
+                "one laboratory (Barcelona)",
+                "no patients",
+            ),
+        ),
+    ],
+)
+def test_the_heads_cards_say_what_they_must(
+    repository: Path, name: str, limits: tuple[str, ...]
+) -> None:
+    card = load_card(repository / "train" / "model_cards" / f"{name}.yaml")
+    said = " ".join(" ".join(card.limits).split())
+    for limit in ("For research use only. Not for use in diagnostic procedures.", *limits):
+        assert limit in said
+    assert "CellaVision" in " ".join(card.training_data)

@@ -16,6 +16,9 @@
         Number(item.dataset.score) < lowest || (wanted !== "" && item.dataset.class !== wanted);
       item.classList.toggle("off", hidden);
     }
+    for (const group of document.querySelectorAll(".group")) {
+      group.classList.toggle("off", !group.querySelector("li[data-score]:not(.off)"));
+    }
     byId("min-score-value").value = lowest.toFixed(2);
     const shown = crops.filter((item) => !item.classList.contains("off")).length;
     byId("shown").textContent = shown + " of " + crops.length + " in this gallery";

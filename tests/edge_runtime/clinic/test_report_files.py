@@ -68,6 +68,10 @@ def test_film_json_holds_the_film(film: Any, tmp_path: Path) -> None:
         "box_xyxy": [10.0, 20.0, 40.12, 60.5],
         "score": 0.91,
         "class_name": "wbc",
+        "best_class": None,
+        "class_probability": None,
+        "class_probabilities": None,
+        "attributes": None,
     }
     assert document["cells"][2]["score"] == 0.987654
     assert document["totals"] == report.totals.model_dump()

@@ -1,0 +1,113 @@
+"""Figures of heads as their model cards show them.
+
+Owns which figures a card has and what they are called. Does not own measuring them nor the
+page (see ``cards``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from calibration.class_metrics import at_temperature
+from edge_runtime.bundle import AttributeHeadSpec, ClassifierSpec, ModelCard
+from export.assembly import GateRow
+from export.cards import CardText
+from export.head_evaluation import AttributeAnswers, ClassAnswers
+
+# More digits than a few hundred cells can carry would feign precision.
+_DIGITS = 4
+
+
+def class_figures(
+    spec: ClassifierSpec, answers: ClassAnswers, variant: str
+) -> dict[str, dict[str, float]]:
+    """A classifier's figures on test cells, per domain.
+
+    Accuracy and F1 are of every cell's best class; ``named`` is the share of cells probable
+    enough to be named, ``accuracy of named`` is of those.
+    """
+    said = at_temperature(answers.probabilities[variant], spec.temperature)
+    best = said.argmax(axis=1)
+    named = said.max(axis=1) >= np.float32(spec.abstain_below)
+    figures: dict[str, dict[str, float]] = {}
+    for domain, found in answers.figures(spec.classes, variant).items():
+        rows = answers.domains == domain
+        if not rows.any():
+            rows = np.ones(len(answers.domains), np.bool_)
+        right = (best == answers.truth)[rows & named]
+        figures[f"test, {domain}"] = _rounded(
+            {
+                "cells": found.cells,
+                "accuracy": found.accuracy,
+                "macro-F1": found.macro_f1,
+                "named": float(named[rows].mean()),
+                "accuracy of named": float(right.mean()) if len(right) else None,
+                **{f"F1 {name}": value for name, value in found.f1.items()},
+            }
+        )
+    return figures
+
+
+def attribute_figures(
+    spec: AttributeHeadSpec, answers: AttributeAnswers, variant: str
+) -> dict[str, dict[str, float]]:
+    """An attribute head's figures on the labelled boxes of test cells, per domain.
+
+    ``macro-F1 of the commonest`` is what answering each attribute's most frequent value
+    would have.
+    """
+    figures: dict[str, dict[str, float]] = {}
+    for domain, found in answers.figures(spec.attributes, variant).items():
+        commonest = [each.majority_macro_f1 for each in found.attributes]
+        known = [value for value in commonest if value is not None]
+        figures[f"test, {domain}"] = _rounded(
+            {
+                "cells": max(each.cells for each in found.attributes),
+                "macro-F1": found.mean_macro_f1,
+                "macro-F1 of the commonest": sum(known) / len(known) if known else None,
+                **{f"macro-F1 {each.name}": each.macro_f1 for each in found.attributes},
+            }
+        )
+    return figures
+
+
+def head_card(
+    text: CardText,
+    metrics: Mapping[str, Mapping[str, float]],
+    gate: Sequence[GateRow],
+    *,
+    metrics_of: str,
+) -> ModelCard:
+    """A head's card for the manifest.
+
+    Args:
+        text: what the card file says.
+        metrics: figures on test cells.
+        gate: the verdicts; their figures are shown too.
+        metrics_of: artifact, machine and date of the metrics.
+    """
+    shown = {name: dict(values) for name, values in metrics.items()}
+    for row in gate:
+        for each in row.parity.domains:
+            shown[f"{row.artifact} on {row.backend}, validation, {each.domain}"] = _rounded(
+                {
+                    "macro-F1 float": each.float_figure,
+                    "macro-F1 int8": each.int8_figure,
+                    "points lost": each.lost_points,
+                }
+            )
+    return ModelCard(
+        title=text.title,
+        summary=text.summary,
+        limits=text.limits,
+        licence=text.licence,
+        training_data=text.training_data,
+        metrics=shown,
+        metrics_of=metrics_of,
+    )
+
+
+def _rounded(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: round(value, _DIGITS) for name, value in values.items() if value is not None}
