@@ -27,7 +27,8 @@ from edge_runtime.preprocess import crop_tensor
 from edge_runtime.types import Float32Array, Int64Array
 from train.averaging import moving_average
 from train.datasets.cell_sources import CellSourceSpec, read_sources
-from train.datasets.cell_views import Surroundings, ViewSpec, draw_view, surroundings
+from train.datasets.cell_views import ViewSpec, draw_view, surroundings
+from train.datasets.view_store import ViewStore
 from train.models.cell_classifier import (
     CHECKPOINT_NAME,
     Checkpoint,
@@ -145,22 +146,31 @@ def judge(
     device: torch.device | str = "cpu",
 ) -> JudgedCells:
     """A network's logits of every labelled cell, cropped as a device would."""
-    crops, truth = [], []
+    truth: list[Int64Array] = []
+    parts: list[Float32Array] = []
+    network.eval()
+
+    def name(crops: Float32Array) -> None:
+        # As bytes and back, which is what the network was trained on.
+        rounded = np.rint(crops / np.float32(spec.scale)).astype(np.uint8)
+        with torch.no_grad():
+            batch = torch.from_numpy(rounded).to(device).float() / 255
+            parts.append(network(batch).float().cpu().numpy())
+
+    waiting: list[Float32Array] = []
     for picture in pictures:
         pixels = picture.read(root)
         boxes = picture.boxes_xyxy(pixels.shape[1], pixels.shape[0])
-        crops.append((crop_tensor(pixels, boxes, spec) * 255).round().astype(np.uint8))
+        waiting += list(crop_tensor(pixels, boxes, spec))
         truth.append(picture.class_ids)
-    if not crops:
+        while len(waiting) >= _BATCH_JUDGED:
+            name(np.stack(waiting[:_BATCH_JUDGED]))
+            waiting = waiting[_BATCH_JUDGED:]
+    if waiting:
+        name(np.stack(waiting))
+    if not parts:
         return JudgedCells(np.zeros(0, np.int64), np.zeros((0, 1), np.float32))
-    every, labels = np.concatenate(crops), np.concatenate(truth)
-    network.eval()
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(every), _BATCH_JUDGED):
-            batch = torch.from_numpy(every[start : start + _BATCH_JUDGED]).to(device)
-            parts.append(network(batch.float() / 255).float().cpu().numpy())
-    return JudgedCells(labels, np.concatenate(parts))
+    return JudgedCells(np.concatenate(truth), np.concatenate(parts))
 
 
 def train_classifier(
@@ -272,7 +282,8 @@ class _Run:
         self._best = -1.0
         self._done = 0
         self._labels: Int64Array = np.zeros(0, np.int64)
-        self._views: list[Surroundings] = []
+        self._places: list[int] = []
+        self._views = ViewStore(out / "views.tmp")
         self._resumed: dict[str, Any] | None = None
 
     def resume(self) -> None:
@@ -293,25 +304,27 @@ class _Run:
         self._read_cells()
         started = time.time()
         epoch = 0
-        for number, phase in enumerate(self._recipe.phases):
-            first, epoch = epoch, epoch + phase.epochs
-            if self._done >= epoch:
-                continue
-            self._phase(number, phase, first)
+        try:
+            for number, phase in enumerate(self._recipe.phases):
+                first, epoch = epoch, epoch + phase.epochs
+                if self._done < epoch:
+                    self._phase(number, phase, first)
+        finally:
+            self._views.close()
         self._write_record(time.time() - started)
 
     def _read_cells(self) -> None:
         labels: list[int] = []
-        known: dict[str, list[Surroundings]] = {}
+        known: dict[str, list[int]] = {}
         for picture in self._cells.of_split("train"):
             # A picture that is repeated is read once.
             if picture.file not in known:
                 pixels = picture.read(self._root)
                 boxes = picture.boxes_xyxy(pixels.shape[1], pixels.shape[0])
                 known[picture.file] = [
-                    surroundings(pixels, box, self._recipe.input) for box in boxes
+                    self._views.add(surroundings(pixels, box, self._recipe.input)) for box in boxes
                 ]
-            self._views += known[picture.file]
+            self._places += known[picture.file]
             labels += picture.class_ids.tolist()
         self._labels = np.array(labels, np.int64)
 
@@ -402,7 +415,10 @@ class _Run:
         for number in range(whole):
             chosen = order[number * recipe.batch : (number + 1) * recipe.batch]
             views = np.stack(
-                [draw_view(self._views[i], rng, recipe.input, recipe.view) for i in chosen]
+                [
+                    draw_view(self._views[self._places[i]], rng, recipe.input, recipe.view)
+                    for i in chosen
+                ]
             )
             crops = torch.from_numpy(views).to(self._device).permute(0, 3, 1, 2).float() / 255
             yield (

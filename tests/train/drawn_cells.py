@@ -66,3 +66,23 @@ def write_cells_folder(
         writer.writeheader()
         writer.writerows(rows)
     return folder
+
+
+def write_pcm_folder(root: Path, *, train: int = 10, test: int = 4) -> Path:
+    """Writes ``root/pcm-leukemia``: one Neutrophil or Lymphocyte and one Other a field."""
+    folder = root / "pcm-leukemia"
+    for split, count in (("train", train), ("test", test)):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(count):
+            size, class_id = ((30, 1), (14, 0))[number % 2]
+            x, y, seed = 30 + number, 34, number + 500 * (split == "test")
+            field = paint_field(96, 64, [(x, y, size)], red_cells=[(80, 12, 14)], seed=seed)
+            write_image(folder / "images" / split / f"{number}.png", field)
+            rows = [
+                (class_id, x / 96, y / 64, size / 96, size / 64),
+                (8, 80 / 96, 12 / 64, 0.15, 0.2),
+            ]
+            text = "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows)
+            (folder / "labels" / split / f"{number}.txt").write_text(text)
+    return folder
