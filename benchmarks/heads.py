@@ -195,8 +195,8 @@ class _Rows:
         if head is None or values is None or not judged:
             return
         self.labelled.append(LabelledCells(boxes, picture.attributes))
-        found = examined.detections
-        self._found.append(FoundCells(found.boxes_xyxy, found.scores, values))
+        cells = examined.detections
+        self._found.append(FoundCells(cells.boxes_xyxy, cells.scores, values))
         self._oracle.append(_on_labelled_boxes(loaded, pixels, boxes))
 
     def class_figures(self, names: tuple[str, ...]) -> dict[str, Any]:
