@@ -29,6 +29,7 @@ from train.averaging import moving_average
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.datasets.cell_views import ViewSpec, draw_view, surroundings
 from train.datasets.view_store import ViewStore
+from train.datasets.virtual_cells import virtual_cells
 from train.models.cell_classifier import (
     CHECKPOINT_NAME,
     Checkpoint,
@@ -91,6 +92,7 @@ class ClassifyRecipe(BaseModel):
     ema: float = Field(default=0.998, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
     start_from: str | None = Field(default=None, description="local file of weights")
+    virtual_cells: int = Field(default=0, ge=0, description="drawn training cells of each kind")
 
     @model_validator(mode="after")
     def _bytes_to_unit(self) -> Self:
@@ -326,6 +328,12 @@ class _Run:
                 ]
             self._places += known[picture.file]
             labels += picture.class_ids.tolist()
+        drawn = virtual_cells(
+            self._recipe.classes, self._recipe.input, of_each=self._recipe.virtual_cells
+        )
+        for class_id, cell in drawn if self._recipe.virtual_cells else ():
+            self._places.append(self._views.add(cell))
+            labels.append(class_id)
         self._labels = np.array(labels, np.int64)
 
     def _phase(self, number: int, phase: Phase, first: int) -> None:
