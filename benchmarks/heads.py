@@ -7,7 +7,6 @@ own the figures' definitions (see ``calibration``) nor the stages (see ``edge_ru
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +22,7 @@ from calibration.attribute_metrics import (
     evaluate_on_labelled_boxes,
     one_to_one,
 )
-from calibration.class_metrics import evaluate_classes, expected_calibration_error
+from calibration.classification_metrics import NO_ANSWER, evaluate_classification
 from calibration.labelled_cells import CellPicture
 from edge_runtime.attributes import MISSING
 from edge_runtime.bundle import Bundle
@@ -141,16 +140,28 @@ def _domain(
     return result
 
 
+class _Said:
+    """Answers and how sure they were."""
+
+    def __init__(self) -> None:
+        self._answers: list[int] = []
+        self._sure: list[float] = []
+
+    def note(self, class_id: int, probabilities: Float32Array | None = None) -> None:
+        self._answers.append(class_id)
+        self._sure.append(0.0 if probabilities is None else float(probabilities.max()))
+
+    def arrays(self) -> tuple[Int64Array, Float32Array]:
+        return np.array(self._answers, np.int64), np.array(self._sure, np.float32)
+
+
 class _Rows:
     """What was labelled and what was said, cell by cell."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self._classes = classes
         self.truth: list[str] = []
-        self._on_labels: list[str] = []
-        self._on_finds: list[str] = []
-        self._named: list[str] = []
-        self._sure: list[float] = []
+        self._on_labels, self._on_finds, self._named = _Said(), _Said(), _Said()
         self.labelled: list[LabelledCells] = []
         self._found: list[FoundCells] = []
         self._oracle: list[Int64Array] = []
@@ -166,51 +177,41 @@ class _Rows:
         """Notes the cells of one picture."""
         self.truth += [self._classes[index] for index in picture.class_ids]
         if loaded.classifier is not None and examined.classes is not None:
-            names = loaded.classifier.spec.classes
             own = loaded.classifier.classify(pixels, boxes)
-            self._on_labels += [names[index] for index in own.class_ids]
-            self._sure += own.probabilities.max(axis=1).tolist()
-            for find in _own_finds(boxes, examined):
-                best = "missed" if find < 0 else names[int(examined.classes.class_ids[find])]
-                unsure = find >= 0 and bool(examined.classes.unclassified[find])
-                self._on_finds.append(best)
-                self._named.append("unclassified" if unsure else best)
+            found = examined.classes
+            for row, find in enumerate(_own_finds(boxes, examined)):
+                self._on_labels.note(int(own.class_ids[row]), own.probabilities[row])
+                if find < 0:
+                    self._on_finds.note(NO_ANSWER)
+                    self._named.note(NO_ANSWER)
+                    continue
+                class_id, shares = int(found.class_ids[find]), found.probabilities[find]
+                self._on_finds.note(class_id, shares)
+                unsure = bool(found.unclassified[find])
+                self._named.note(NO_ANSWER if unsure else class_id, shares)
         head = loaded.attribute_head
         values = examined.detections.attribute_values
         judged = picture.attributes.shape[1] > 0 and bool((picture.attributes != MISSING).any())
         if head is None or values is None or not judged:
             return
         self.labelled.append(LabelledCells(boxes, picture.attributes))
-        found = examined.detections
-        self._found.append(FoundCells(found.boxes_xyxy, found.scores, values))
+        cells = examined.detections
+        self._found.append(FoundCells(cells.boxes_xyxy, cells.scores, values))
         self._oracle.append(_on_labelled_boxes(loaded, pixels, boxes))
 
     def class_figures(self, names: tuple[str, ...]) -> dict[str, Any]:
         """On labelled crops, on found crops, and as the report names them."""
-        labels = (*names, *(each for each in self._classes if each not in names))
-        truth = _indices(self.truth, labels)
-        figures: dict[str, Any] = {}
-        for what, said in (
-            ("labelled_crops", self._on_labels),
-            ("found_crops", self._on_finds),
-            ("as_reported", self._named),
-        ):
-            answered = _indices(said, labels)
-            figures[what] = asdict(evaluate_classes(labels, truth, answered))
-        figures["missed"] = self._on_finds.count("missed")
-        figures["unclassified"] = self._named.count("unclassified")
-        figures["expected_calibration_error"] = expected_calibration_error(
-            np.array(self._sure), _indices(self._on_labels, labels) == truth
-        )
-        pairs = Counter(zip(self.truth, self._on_finds, strict=True))
-        figures["confusion"] = {
-            "rows": "labelled",
-            "columns": [*labels, "missed"],
-            "counts": {
-                label: [pairs[label, said] for said in (*labels, "missed")] for label in labels
-            },
+        # Labels that the bundle has no class for can only be named wrong.
+        every = (*names, *(each for each in self._classes if each not in names))
+        truth = np.array([every.index(name) for name in self.truth], np.int64)
+        return {
+            what: evaluate_classification(every, truth, *said.arrays()).as_document()
+            for what, said in (
+                ("labelled_crops", self._on_labels),
+                ("found_crops", self._on_finds),
+                ("as_reported", self._named),
+            )
         }
-        return figures
 
     def attribute_figures(self, loaded: LoadedBundle) -> dict[str, Any]:
         """Under the three rules."""
@@ -223,13 +224,6 @@ class _Rows:
             evaluate_on_labelled_boxes(schema, truth, np.concatenate(self._oracle)),
         ]
         return {each.rule: asdict(each) for each in metrics}
-
-
-def _indices(names: Sequence[str], labels: Sequence[str]) -> Int64Array:
-    """Indices of names; one past the last for what is no class."""
-    return np.array(
-        [labels.index(name) if name in labels else len(labels) for name in names], np.int64
-    )
 
 
 def _own_finds(boxes: Float32Array, examined: Examination) -> list[int]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.errors import DataError
-from edge_runtime.types import Detections, Float32Array
+from edge_runtime.types import Detections, Float32Array, Int64Array
 
 # A find is right when it overlaps a labelled cell by this much (IoU).
 MATCH_IOU = 0.5
@@ -128,6 +128,29 @@ def match_finds(
         scores.append(finds.scores[order])
         flags.append(right)
     return np.concatenate(scores).astype(np.float32), np.concatenate(flags)
+
+
+def pair_cells(
+    boxes_xyxy: Float32Array, found_xyxy: Float32Array, scores: Float32Array
+) -> Int64Array:
+    """Per labelled cell of one field its own find, or -1: best score first, as ``match_finds``.
+
+    Args:
+        boxes_xyxy: labelled, ``(n, 4)``, pixel corners.
+        found_xyxy: finds, ``(m, 4)``.
+        scores: of the finds, ``(m,)``.
+
+    Returns:
+        int64 ``(n,)``, rows of ``found_xyxy``; no row stands twice.
+    """
+    chosen = np.full(len(boxes_xyxy), -1, np.int64)
+    overlap = iou_matrix(found_xyxy, boxes_xyxy)
+    for row in np.argsort(-scores, kind="stable") if len(boxes_xyxy) else ():
+        best = int(overlap[row].argmax())
+        if overlap[row, best] >= MATCH_IOU:
+            chosen[best] = row
+            overlap[:, best] = -1.0
+    return chosen
 
 
 def choose_operating_point(domains: Mapping[str, LabelledFinds]) -> OperatingPoint:

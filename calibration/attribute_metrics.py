@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from calibration.accuracy import MATCH_IOU, iou_matrix
+from calibration.accuracy import iou_matrix, pair_cells
 from edge_runtime.attributes import MISSING, AttributeSchema
 from edge_runtime.errors import DataError
 from edge_runtime.types import Float32Array, Int64Array
@@ -187,18 +187,8 @@ def _nearest(boxes: Float32Array, finds: FoundCells) -> Int64Array:
 
 
 def one_to_one(boxes: Float32Array, finds: FoundCells) -> Int64Array:
-    """Per box its own find's row, int64 ``(n,)``, or -1: best score first.
-
-    Pairs overlap by at least ``MATCH_IOU``, as in ``accuracy.match_finds``.
-    """
-    chosen = np.full(len(boxes), -1, np.int64)
-    overlap = iou_matrix(finds.boxes_xyxy, boxes)
-    for row in np.argsort(-finds.scores, kind="stable") if len(boxes) else ():
-        best = int(overlap[row].argmax())
-        if overlap[row, best] >= MATCH_IOU:
-            chosen[best] = row
-            overlap[:, best] = -1.0
-    return chosen
+    """Per box its own find's row, int64 ``(n,)``, or -1: see ``accuracy.pair_cells``."""
+    return pair_cells(boxes, finds.boxes_xyxy, finds.scores)
 
 
 def _metrics(

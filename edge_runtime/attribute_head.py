@@ -92,7 +92,8 @@ class AttributeHead:
             logs = np.concatenate([_log_sigmoid(-logits), _log_sigmoid(logits)], axis=1)
             return np.asarray(np.exp(logs), np.float32)
         # Through logarithms: the sigmoids of values that all are far from it are all zero.
-        logs = _log_sigmoid(logits)
+        softmax = self._spec.activation == "softmax"
+        logs = logits if softmax else _log_sigmoid(logits)
         powers = np.exp(logs - logs.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float32)
 

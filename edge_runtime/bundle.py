@@ -26,10 +26,11 @@ from typing_extensions import Self
 
 from edge_runtime.attributes import AttributeSchema
 from edge_runtime.errors import BundleError
-from edge_runtime.types import UNCLASSIFIED
 
 MANIFEST_NAME = "manifest.json"
 BUNDLE_SCHEMA = 1
+# What a cell is called that no class of the classifier is probable enough for.
+UNCLASSIFIED = "unclassified"
 # A detector for these devices is a few MB; anything far beyond is not one of ours.
 _LARGEST_FILE_BYTES = 512 * 1024 * 1024
 _LARGEST_MANIFEST_BYTES = 4 * 1024 * 1024
@@ -201,14 +202,16 @@ class AttributeHeadSpec(_Part):
     Its inputs are those of the detector's feature maps that it ``reads``, under the same
     names, and ``boxes``: float32 ``(n, 4)``, corners in pixels of the detector's input. Its
     output is float32 ``(n, logits)``. With outputs ``per_value`` there is one logit for each
-    value of each attribute, in the schema's order, each trained by itself: an attribute's
-    probabilities are the sigmoids of its values over their sum. With ``per_attribute``, for
-    attributes of two values, there is one each, whose sigmoid is the second value's.
+    value of each attribute, in the schema's order. Trained each by itself (``sigmoid``), an
+    attribute's probabilities are the sigmoids of its values over their sum; trained against
+    each other (``softmax``), they are the values' softmax. With ``per_attribute``, for
+    attributes of two values, there is one logit each, whose sigmoid is the second value's.
     """
 
     architecture: str
     attributes: AttributeSchema
     outputs: Literal["per_value", "per_attribute"] = "per_value"
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
     reads: tuple[str, ...] = Field(min_length=1)
     boxes: str
     output: str

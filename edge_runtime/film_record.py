@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime.attributes import MISSING, AttributeSchema
+from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.examiner import Examination
 from edge_runtime.film.bank import BankRules, BankSummary, MorphologyBank, Vote
 from edge_runtime.film.differential import count_differential
@@ -40,7 +41,7 @@ from edge_runtime.film_report import (
     VoteRecord,
 )
 from edge_runtime.settings import Settings
-from edge_runtime.types import UNCLASSIFIED, CellFinding, FieldResult, SkippedFrame
+from edge_runtime.types import CellFinding, FieldResult, SkippedFrame
 
 if TYPE_CHECKING:
     from edge_runtime.film.description import DescriptionTemplate

@@ -24,6 +24,7 @@ import numpy as np
 
 from edge_runtime.attribute_head import AttributeHead
 from edge_runtime.attributes import MISSING, AttributeSchema
+from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.cameras import Camera
 from edge_runtime.classifier import Classifier
 from edge_runtime.errors import LeukoscopeError
@@ -34,7 +35,6 @@ from edge_runtime.postprocess import cut_crop, encode_jpeg
 from edge_runtime.sinks import Sink
 from edge_runtime.stages import Detector
 from edge_runtime.types import (
-    UNCLASSIFIED,
     CellFinding,
     Detections,
     FieldResult,

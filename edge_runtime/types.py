@@ -17,9 +17,6 @@ UInt8Image = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
 Int64Array = NDArray[np.int64]
 
-# What a cell is called that no class was probable enough for.
-UNCLASSIFIED = "unclassified"
-
 RunState = Literal["starting", "running", "finished", "interrupted", "failed"]
 
 
@@ -163,7 +160,7 @@ class CellFinding:
 
     Attributes:
         box_xyxy: corners in frame pixels.
-        class_name: the classifier's class, or ``UNCLASSIFIED`` where it was not sure enough;
+        class_name: the classifier's class, or ``bundle.UNCLASSIFIED`` where it was not sure;
             the detector's class when there is no classifier.
         crop_jpeg: JPEG bytes of the cell with a margin, cut from the original pixels.
         best_class: the most probable class, also of an unclassified cell; None without a

@@ -1,4 +1,4 @@
-"""``leukoscope train``: compose, detect, evaluate.
+"""``leukoscope train``: compose, detect, evaluate; classify and attributes; judge.
 
 Owns flags and tables. Does not own training or evaluation.
 """
@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help=f"Train and evaluate detectors. {RESEARCH_USE}",
+    help=f"Train and evaluate detectors, classifiers and attribute heads. {RESEARCH_USE}",
 )
 
 
@@ -34,6 +34,10 @@ RecipeOption = Annotated[
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="data root [default: the recipe's]")
 ]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, or the index of one GPU")]
+RunOption = Annotated[Path, typer.Option(help="run folder")]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="[default: the recipe's]")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="continue an interrupted run")]
 
 
 @app.command()
@@ -126,6 +130,165 @@ def evaluate(
     _print_table(results)
     typer.echo(f"best mean F1 at score {results['best_f1_score']:.2f}")
     typer.echo(f"written to {out}")
+
+
+@app.command()
+def classify(
+    recipe: RecipeOption,
+    out: RunOption,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    resume: ResumeOption = False,
+    seed: SeedOption = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="local weights to begin with: classifier.pt, DinoBloom or ResNet"),
+    ] = None,
+) -> None:
+    """Train a classifier of cell crops."""
+    from train.classify import load_classify_recipe, train_classifier
+
+    chosen = load_classify_recipe(recipe, data)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    best = train_classifier(
+        chosen, out, device=device, resume=resume, start_from=start_from, say=typer.echo
+    )
+    typer.echo(f"checkpoint: {best}")
+    typer.echo(RESEARCH_USE)
+
+
+@app.command()
+def attributes(
+    recipe: RecipeOption,
+    out: RunOption,
+    detector: Annotated[
+        Path | None, typer.Option(help="own detector's checkpoint [default: the recipe's]")
+    ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="attribute_head.pt of an earlier run to begin with")
+    ] = None,
+    data: DataOption = None,
+    resume: ResumeOption = False,
+    seed: SeedOption = None,
+) -> None:
+    """Train an attribute head on a finished detector, whose weights stay as they are."""
+    from train.describe import load_describe_recipe, train_attribute_head
+
+    chosen = load_describe_recipe(recipe, data)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    best = train_attribute_head(
+        chosen, out, detector=detector, start_from=start_from, resume=resume, say=typer.echo
+    )
+    typer.echo(f"checkpoint: {best}")
+    typer.echo(RESEARCH_USE)
+
+
+class CellSplitName(str, Enum):
+    """Cells of a classifier's run."""
+
+    TEST = "test"
+    VAL = "val"
+    TRAIN = "train"
+
+
+@app.command("judge")
+def judge_classifier(
+    run: Annotated[Path, typer.Option(help="run folder of leukoscope train classify")],
+    out: Annotated[Path, typer.Option(help="folder for figures and plots")],
+    split: Annotated[CellSplitName, typer.Option(help="cells to measure on")] = CellSplitName.TEST,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="data root [default: the run's]")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a classifier on labelled boxes: figures as JSON, a table, and plots."""
+    from train.judging import judge_run, print_classification
+
+    metrics = judge_run(run, split.value, out, data=data, device=device)
+    print_classification(metrics, f"{run.name}, {split.value}, labelled boxes")
+    typer.echo(f"written to {out}")
+
+
+@app.command("detect-binary")
+def detect_binary(
+    recipe: RecipeOption,
+    out: RunOption,
+    data: DataOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, 0, or 0,1 for several GPUs")] = "auto",
+    resume: ResumeOption = False,
+    seed: SeedOption = None,
+    workers: Annotated[int, typer.Option(help="processes that load data")] = 2,
+) -> None:
+    """Train the first of two stages: a detector on a whole data set of the catalogue."""
+    from train.binary_detector import load_binary_recipe, train_binary_detector
+
+    chosen = load_binary_recipe(recipe, data)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    best = train_binary_detector(chosen, out, device=device, resume=resume, workers=workers)
+    typer.echo(f"checkpoint: {best}")
+    typer.echo(RESEARCH_USE)
+
+
+@app.command("two-stage")
+def two_stage(
+    run: Annotated[Path, typer.Option(help="run folder of leukoscope train classify")],
+    detector: Annotated[Path, typer.Option(help="own first-stage detector's checkpoint")],
+    out: Annotated[Path, typer.Option(help="folder for figures and plots")],
+    split: Annotated[CellSplitName, typer.Option(help="cells to measure on")] = CellSplitName.TEST,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="data root [default: the run's]")
+    ] = None,
+    cells: Annotated[str, typer.Option(help="the detector's class that is a cell")] = "WBC",
+    size: Annotated[int, typer.Option(min=32, help="side of the detector's input")] = 640,
+    score: Annotated[float, typer.Option(min=0, max=1, help="lowest score of a find")] = 0.25,
+    device: DeviceOption = "auto",
+) -> None:
+    """Measure a classifier on labelled boxes and behind a detector, side by side."""
+    from train.binary_detector import open_finder
+    from train.classify import torch_device
+    from train.judging import print_classification
+    from train.two_stage import judge_two_stage
+
+    where = str(torch_device(device))
+    find = open_finder(detector, cells=cells, size=size, score=score, device=where)
+    labelled, whole = judge_two_stage(run, find, split.value, out, data=data, device=device)
+    print_classification(labelled, f"{run.name}, {split.value}, labelled boxes")
+    print_classification(whole.metrics, f"{run.name}, {split.value}, finds of {detector.name}")
+    typer.echo(f"cells found {whole.found}, finds without a cell {whole.false_finds}")
+    typer.echo(f"written to {out}")
+
+
+@app.command()
+def adapt(
+    recipe: RecipeOption,
+    base: Annotated[Path, typer.Option(help="run folder of the classifier to adapt")],
+    out: Annotated[Path, typer.Option(help="folder for indices, runs and figures")],
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    joint: Annotated[
+        bool, typer.Option("--joint", help="train anew with the share, not on from the classifier")
+    ] = False,
+) -> None:
+    """Adapt a classifier to a share of another laboratory's cells; measure on the rest."""
+    from train.two_stage import adapt as adapt_to
+    from train.two_stage import load_adaptation_recipe
+
+    chosen = load_adaptation_recipe(recipe, data)
+    if joint:
+        chosen = chosen.model_copy(update={"mode": "joint"})
+    result = adapt_to(chosen, base, out, device=device, say=typer.echo)
+    for when, figures in result["over_seeds"].items():
+        shown = "  ".join(
+            f"{name} {row['mean']:.4f}"
+            + ("" if row["deviation"] is None else f" ± {row['deviation']:.4f}")
+            for name, row in figures.items()
+        )
+        typer.echo(f"{when}, cells held back: {shown}")
+    typer.echo(f"written to {out}")
+    typer.echo(RESEARCH_USE)
 
 
 class _Counting:

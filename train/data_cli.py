@@ -1,4 +1,4 @@
-"""``leukoscope data``: list, check.
+"""``leukoscope data``: list, check, transfer.
 
 Owns flags and what is printed. Does not own reading or checking (see ``train.datasets``).
 """
@@ -16,6 +16,7 @@ from edge_runtime.film_report import RESEARCH_USE
 
 if TYPE_CHECKING:
     from train.datasets.check import CheckReport, Progress
+    from train.datasets.transfer_set import Outcome
 
 _LISTED = 20
 
@@ -93,7 +94,7 @@ def check(
         patch_order=None if patch_order is None else patch_order.value,
     )
     cells = with_validation(cells, validation.value, seed=seed)
-    with _Counting() as counting:
+    with _Counting("opening pictures") as counting:
         report = check_set(
             cells, open_pictures=not labels_only, workers=workers, progress=counting.show
         )
@@ -101,10 +102,96 @@ def check(
     raise typer.Exit(report.exit_code)
 
 
+@app.command()
+def transfer(
+    sources: Annotated[Path, typer.Option("--from", help="folder of labelled source fields")],
+    targets: Annotated[Path, typer.Option("--to", help="folder of target pictures")],
+    out: Annotated[Path, typer.Option(help="new folder for labels and review")],
+    pairs: Annotated[
+        str, typer.Option(help="CSV file with the columns source,target, or same-name")
+    ] = "same-name",
+    expected_scale: Annotated[
+        float | None,
+        typer.Option(help="target pixels per source pixel, 100x to 40x: 0.4 [default: unknown]"),
+    ] = None,
+    chain: Annotated[
+        Path | None, typer.Option(help="pictures of a magnification between the two")
+    ] = None,
+    chain_scale: Annotated[
+        float | None, typer.Option(help="pixels of those per source pixel")
+    ] = None,
+    corner_margin: Annotated[
+        float,
+        typer.Option(help="how far a source's corners may lie outside its target, as a share"),
+    ] = 0.05,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="what --from is, as data list names it [default: its data.yaml says]"),
+    ] = None,
+    hand: Annotated[
+        Path | None, typer.Option(help="label files drawn by hand on targets, to compare with")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=0, help="accepted pairs to check by hand")] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="of that sample")] = 0,
+) -> None:
+    """Carry labels to pictures of the same fields at another magnification or microscope.
+
+    Exit code 0 also when pairs are rejected: they stand first in review.html, with reasons.
+    """
+    from train.datasets.transfer import Scales
+    from train.datasets.transfer_set import Request, transfer_set
+
+    request = Request(
+        sources=sources,
+        targets=targets,
+        pairs=pairs,
+        out=out,
+        scales=Scales(expected_scale, chain_scale),
+        dataset=dataset,
+        chain=chain,
+        hand=hand,
+        corner_margin=corner_margin,
+        seed=seed,
+        sample=sample,
+    )
+    with _Counting("transferring") as counting:
+        outcome = transfer_set(request, progress=counting.show)
+    _print_outcome(outcome)
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    counts = [each.counts for each in outcome.accepted]
+    kept, dropped, cut = (
+        sum(each[kind] for each in counts) for kind in ("kept", "dropped", "cut_in_source")
+    )
+    typer.echo(
+        f"{len(outcome.accepted)} of {len(outcome.entries)} pairs accepted: {kept} cells kept, "
+        f"{dropped} dropped at the target's edge, {cut} cut by the source's frame"
+    )
+    if not outcome.accepted:
+        typer.echo("every pair was rejected; no labels were written")
+    rejected = [
+        f"{each.source} to {each.target}: {'; '.join(each.transfer.reasons)}"
+        for each in outcome.rejected
+    ]
+    _print_list("rejected", rejected, _LISTED, more="in the review")
+    if outcome.hand is not None:
+        figures = outcome.hand
+        recall = "not measurable" if figures.recall is None else f"{figures.recall:.3f}"
+        error = figures.median_centre_error_px
+        typer.echo(
+            f"against {figures.hand_boxes} boxes drawn by hand: recall at IoU 0.5 {recall}, "
+            f"median centre error {'not measurable' if error is None else f'{error:.2f} px'}"
+        )
+    typer.echo(f"review: {outcome.review}")
+    typer.echo(RESEARCH_USE)
+
+
 class _Counting:
     """A bar on the terminal; silence where nobody watches."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        self._what = what
         self.show: Progress | None = None
 
     def __enter__(self) -> _Counting:
@@ -115,7 +202,7 @@ class _Counting:
             from rich.progress import Progress as Bar
 
             self._bar = Bar(console=Console(stderr=True), transient=True)
-            task = self._bar.add_task("opening pictures", total=None)
+            task = self._bar.add_task(self._what, total=None)
             self._bar.start()
             self.show = lambda done, wanted: self._bar.update(task, completed=done, total=wanted)
         return self
@@ -179,9 +266,11 @@ def _print_counts(report: CheckReport) -> None:
         typer.echo(f"{row[0]:<{first}}{numbers}")
 
 
-def _print_list(title: str, lines: Sequence[str], listed: int | None) -> None:
+def _print_list(
+    title: str, lines: Sequence[str], listed: int | None, *, more: str = "--all lists them"
+) -> None:
     typer.echo(f"{title}: {len(lines)}")
     for line in lines[:listed]:
         typer.echo(f"  {line}")
     if listed is not None and len(lines) > listed:
-        typer.echo(f"  and {len(lines) - listed} more; --all lists them")
+        typer.echo(f"  and {len(lines) - listed} more; {more}")

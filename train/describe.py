@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from calibration.attribute_metrics import AttributeMetrics, evaluate_on_labelled_boxes
@@ -44,11 +42,19 @@ from train.models.attribute_head import (
     pool_cells,
     tapped_layers,
 )
-from train.recipe import RECIPES
+from train.models.cell_classifier import load_weights, put_weights
+from train.recipe_file import read_recipe
+from train.run_folder import LAST, begin_run, read_last, save_whole, storing
+from train.schedule import warm_cosine
 
 CHECKPOINT_NAME = "attribute_head.pt"
 CELLS_NAME = "cells.json"
-_LAST = "last.pt"
+# Of cross entropy: attribute labels are one person's judgement.
+_SMOOTHING = 0.05
+# Share of the rate's height that the last step comes near to.
+_FINAL = 0.01
+# Apart enough that no epoch of one seed is an epoch of another.
+_EPOCHS_APART = 100_003
 
 
 class DescribeRecipe(BaseModel):
@@ -58,6 +64,10 @@ class DescribeRecipe(BaseModel):
         classes: cells of other classes are left out.
         layers: tapped layers; None takes those of the detector's family.
         convolutions: channels of the head's convolutions; the paper's are 128, 64, 64.
+        loss: the method's asymmetric one, or cross entropy over the values of each
+            attribute, which makes them compete.
+        balance: with cross entropy, values weigh as their frequency to the power of minus
+            this; 0 leaves rare values to be outvoted, 1 makes all values equal.
         input_size: side of the detector's input, which decides a picture's fitted scale.
     """
 
@@ -74,6 +84,7 @@ class DescribeRecipe(BaseModel):
     outputs: HeadOutputs = "per_value"
     dropout: float = Field(default=0.2, ge=0, lt=1)
     loss: Literal["asymmetric", "cross_entropy"] = "asymmetric"
+    balance: float = Field(default=0.0, ge=0, le=1)
     input_size: int = Field(default=320, gt=0)
     window: WindowSpec = WindowSpec()
     epochs: int = Field(gt=0)
@@ -91,21 +102,7 @@ def load_describe_recipe(path: str | Path, data_root: Path | None = None) -> Des
     Raises:
         SettingsError: missing, no YAML, or unknown or bad keys.
     """
-    file = Path(path)
-    if not file.exists() and (RECIPES / f"{path}.yaml").exists():
-        file = RECIPES / f"{path}.yaml"
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-        recipe = DescribeRecipe.model_validate(document)
-    except OSError as error:
-        raise SettingsError(f"recipe {path}: {error.strerror}; give a YAML file") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"recipe {file}: not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise SettingsError(f"recipe {file}: {where}: {first['msg']}") from error
-    return recipe if data_root is None else recipe.model_copy(update={"data_root": str(data_root)})
+    return read_recipe(DescribeRecipe, "an attribute head's recipe", path, data_root)
 
 
 class FrozenFeatures(nn.Module):
@@ -172,6 +169,7 @@ def train_attribute_head(
     out: Path,
     *,
     detector: Path | None = None,
+    start_from: Path | None = None,
     resume: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
@@ -182,6 +180,8 @@ def train_attribute_head(
         out: run folder: ``attribute_head.pt`` (best mean F1 on validation cells, averaged
             weights), ``cells.json``, ``training.json``.
         detector: checkpoint other than the recipe's.
+        start_from: ``attribute_head.pt`` of an earlier run on the same detector, whose
+            weights to begin with.
         resume: continue after the last whole epoch.
         say: told once an epoch.
 
@@ -203,12 +203,15 @@ def train_attribute_head(
     own: Any = load_own_detector(checkpoint)
     layers = recipe.layers or tapped_layers(str(own.yaml.get("yaml_file", "")))
     features = FrozenFeatures(own, layers)
-    out.mkdir(parents=True, exist_ok=True)
-    write_cells(cells, out / CELLS_NAME)
+    begin_run(out, resume=resume)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     run = _Run(recipe, root, out, features, cells, digest, say)
     if resume:
         run.resume()
+    elif start_from is not None:
+        run.start_from(start_from)
+    with storing(out):
+        write_cells(cells, out / CELLS_NAME)
     run.train()
     return out / CHECKPOINT_NAME
 
@@ -243,13 +246,30 @@ class _Run:
         self._history: list[dict[str, Any]] = []
         self._best = -1.0
         self._resumed: dict[str, Any] | None = None
+        self._value_weights: list[Tensor] = []
+
+    def start_from(self, file: Path) -> None:
+        """Begins with another run's weights.
+
+        Raises:
+            DataError: no head's checkpoint, or one for another detector, schema or width.
+        """
+        saved = load_weights(file)
+        if not isinstance(saved, dict) or saved.get("kind") != "attribute_head":
+            raise DataError(f"{file}: no attribute head's checkpoint; give {CHECKPOINT_NAME}")
+        if saved.get("detector_sha256") != self._detector_sha256:
+            raise DataError(f"{file}: trained on another detector; give that one's checkpoint")
+        if saved.get("attributes") != self._schema.model_dump(mode="json"):
+            raise DataError(f"{file}: its attributes are not those of the data")
+        put_weights(self._head, saved["state"], file)
+        self._averaged = moving_average(self._head, self._recipe.ema)
 
     def resume(self) -> None:
         """Takes up the last whole epoch."""
-        from train.models.cell_classifier import load_weights
-
-        saved = load_weights(self._out / _LAST)
-        if saved["recipe"] != self._recipe.model_dump_json():
+        saved = read_last(self._out, ("recipe", "head", "averaged", "optimizer", "history"))
+        # Read again, so that a key which is new since counts with its default.
+        begun = DescribeRecipe.model_validate_json(saved["recipe"])
+        if begun.model_copy(update={"data_root": self._recipe.data_root}) != self._recipe:
             raise SettingsError(f"{self._out}: begun with another recipe; choose another folder")
         self._head.load_state_dict(saved["head"])
         self._averaged.load_state_dict(saved["averaged"])
@@ -261,48 +281,45 @@ class _Run:
         examples = _examples(self._cells, "train")
         if not examples:
             raise DataError(f"{self._root}: no training cell with an attribute; check the data")
+        self._value_weights = self._weigh_values(examples)
         judged_on = _judging(self._cells, "val", self._root, recipe.input_size)
         optimizer = torch.optim.AdamW(
             self._head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
         steps = max(1, len(examples) // recipe.batch)
-        total, warm = steps * recipe.epochs, max(1, round(steps * recipe.epochs * recipe.warmup))
-
-        def rate(step: int) -> float:
-            if step < warm:
-                return (step + 1) / warm
-            share = (step - warm) / max(1, total - warm)
-            return 0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        total = steps * recipe.epochs
         if self._resumed is not None:
             optimizer.load_state_dict(self._resumed["optimizer"])
-            schedule.load_state_dict(self._resumed["schedule"])
         for epoch in range(len(self._history), recipe.epochs):
+            # Dropout's chance hangs on the epoch alone, so that a resumed run draws the same.
+            torch.manual_seed(recipe.seed * _EPOCHS_APART + epoch)
             started, losses = time.time(), []
             self._head.train()
-            for windows, boxes, values in self._batches(examples, epoch):
+            for number, (windows, boxes, values) in enumerate(self._batches(examples, epoch)):
+                rate = warm_cosine(
+                    epoch * steps + number, total=total, warmup=recipe.warmup, final=_FINAL
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.lr * rate
                 logits = self._head(self._pooled(windows, boxes))
                 loss = self._loss(logits, values)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(self._head.parameters(), 5.0)
                 optimizer.step()
-                schedule.step()
                 self._averaged.update_parameters(self._head)
                 losses.append(float(loss.detach()))
             self._after(epoch, float(np.mean(losses)), time.time() - started, judged_on)
-            torch.save(
+            save_whole(
                 {
                     "recipe": recipe.model_dump_json(),
                     "head": self._head.state_dict(),
                     "averaged": self._averaged.state_dict(),
                     "optimizer": optimizer.state_dict(),
-                    "schedule": {k: v for k, v in schedule.state_dict().items() if k[0] != "l"},
                     "history": self._history,
                     "best": self._best,
                 },
-                self._out / _LAST,
+                self._out / LAST,
             )
         self._write_record()
 
@@ -312,12 +329,29 @@ class _Run:
         groups = logits.split(list(self._widths), dim=1)
         parts = [
             nn.functional.cross_entropy(
-                group, values[:, place], ignore_index=MISSING, label_smoothing=0.05
+                group,
+                values[:, place],
+                weight=self._value_weights[place],
+                ignore_index=MISSING,
+                label_smoothing=_SMOOTHING,
             )
             for place, group in enumerate(groups)
             if bool((values[:, place] != MISSING).any())
         ]
         return torch.stack(parts).sum()
+
+    def _weigh_values(self, examples: list[tuple[CellPicture, int]]) -> list[Tensor]:
+        """Per attribute the weight of each value, 1 on average over the cells."""
+        table = np.array([picture.cells[cell].attributes for picture, cell in examples])
+        weights = []
+        for place, attribute in enumerate(self._schema.attributes):
+            known = table[table[:, place] != MISSING, place]
+            counts = np.bincount(known, minlength=len(attribute.values)).clip(min=1)
+            raw = (counts / counts.sum()) ** -self._recipe.balance
+            weights.append(
+                torch.tensor(raw / (raw * counts).sum() * counts.sum(), dtype=torch.float32)
+            )
+        return weights
 
     def _pooled(self, pictures: Tensor, boxes: Tensor) -> Tensor:
         maps = self._features(pictures)
@@ -397,6 +431,7 @@ class _Run:
             "kind": "attribute_head",
             "attributes": self._schema.model_dump(mode="json"),
             "outputs": recipe.outputs,
+            "activation": "sigmoid" if recipe.loss == "asymmetric" else "softmax",
             "layers": [tap.layer for tap in taps],
             "strides": [tap.stride for tap in taps],
             "channels": [tap.channels for tap in taps],
@@ -408,9 +443,7 @@ class _Run:
             "detector_sha256": self._detector_sha256,
             "state": averaged.state_dict(),
         }
-        partial = self._out / f"{CHECKPOINT_NAME}.partial"
-        torch.save(document, partial)
-        partial.replace(self._out / CHECKPOINT_NAME)
+        save_whole(document, self._out / CHECKPOINT_NAME)
 
     def _write_record(self) -> None:
         document = {
@@ -424,7 +457,8 @@ class _Run:
             "best_val_macro_f1": self._best,
             "torch": torch.__version__,
         }
-        (self._out / "training.json").write_text(json.dumps(document, indent=1) + "\n")
+        with storing(self._out):
+            (self._out / "training.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 # A fitted input uint8 (3, size, size), a box in it and the labelled values.

@@ -124,7 +124,7 @@ def evaluate_bundle(
     operating = bundle.manifest.detector.thresholds.score
     metrics: dict[str, Any] = {}
     finds: dict[str, LabelledFinds] = {}
-    with load_bundle(bundle, settings) as loaded:
+    with load_bundle(bundle, settings, detector_only=True) as loaded:
         for each in sets:
             finds[each.name], windows = _find(loaded, each, settings)
             measured: DetectionMetrics = evaluate_detections(*finds[each.name], score=operating)

@@ -51,6 +51,7 @@ class _AttributeHeadDocument(BaseModel):
     kind: Literal["attribute_head"]
     attributes: AttributeSchema
     outputs: HeadOutputs
+    activation: Literal["sigmoid", "softmax"] = "sigmoid"
     layers: tuple[int, ...] = Field(min_length=1)
     strides: tuple[int, ...]
     channels: tuple[int, ...]
@@ -131,6 +132,7 @@ def export_attribute_head(checkpoint: Path, detector: Path, image_size: int) -> 
         architecture=_head_described(document),
         attributes=document.attributes,
         outputs=document.outputs,
+        activation=document.activation,
         reads=tuple(each.name for each in maps),
         boxes=_BOXES,
         output=_ATTRIBUTE_LOGITS,

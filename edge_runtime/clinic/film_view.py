@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.film_report import (
     BackendRecord,
     DifferentialRecord,
@@ -18,7 +19,7 @@ from edge_runtime.film_report import (
     MorphologyRecord,
     VoteRecord,
 )
-from edge_runtime.types import UNCLASSIFIED, JudgedAttribute
+from edge_runtime.types import JudgedAttribute
 
 # Below this a value is shown as uncertain. A choice for the eye, not a measured bound.
 UNSURE_BELOW = 0.7

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 
 from edge_runtime.backends import BACKENDS
-from edge_runtime.bundle import Bundle, open_bundle
+from edge_runtime.bundle import UNCLASSIFIED, Bundle, open_bundle
 from edge_runtime.cameras import Camera
 from edge_runtime.clinic.report_files import CsvSink, JsonSink, csv_columns
 from edge_runtime.errors import BackendError, BundleError
@@ -23,7 +23,7 @@ from edge_runtime.film_report import RESEARCH_USE, FilmReport, film_json_schema
 from edge_runtime.film_run import film_runner, load_bundle
 from edge_runtime.settings import Settings
 from edge_runtime.sinks import Sink
-from edge_runtime.types import UNCLASSIFIED, Frame
+from edge_runtime.types import Frame
 from tests.support import paint_field
 from tests.toy_heads import (
     CLASSES,

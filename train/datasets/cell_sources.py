@@ -15,6 +15,7 @@ from edge_runtime.attributes import AttributeSchema
 from edge_runtime.errors import DataError, SettingsError
 from train.datasets.catalog import read_dataset
 from train.datasets.labelled import LabelledImage, LabelledSet
+from train.datasets.splits import Validation, with_validation
 
 _SPLITS: tuple[CellSplit, ...] = ("train", "val", "test")
 
@@ -28,6 +29,8 @@ class CellSourceSpec(BaseModel):
         mapping: class mapping to apply, if any.
         repeat: how often each training cell counts.
         judged: whether its validation and test cells are used as well.
+        validation: how validation pictures are held out of ``train`` (see ``splits``).
+        validation_seed: of that draw.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -37,6 +40,8 @@ class CellSourceSpec(BaseModel):
     mapping: str | None = None
     repeat: int = Field(default=1, ge=1)
     judged: bool = True
+    validation: Validation = "own"
+    validation_seed: int = Field(default=0, ge=0)
 
 
 def read_sources(
@@ -63,12 +68,15 @@ def read_sources(
         DataError: a folder is not its data set, a row is bad, or no cell is left to train on.
         SettingsError: no such data set or mapping, or two attribute schemas.
     """
+    for each in sources:
+        if Path(each.path).is_absolute():
+            raise SettingsError(
+                f"{each.dataset}: path {each.path} must be relative to the data root; "
+                f"give --data {Path(each.path).parent} and the folder's name"
+            )
     schema: AttributeSchema | None = None
     pictures: list[CellPicture] = []
-    read = [
-        (each, read_dataset(each.dataset, root / each.path, mapping=each.mapping).require_clean())
-        for each in sources
-    ]
+    read = [(each, read_source(each, root)) for each in sources]
     if with_attributes:
         schema = _common_schema(read)
     for source, found in read:
@@ -82,13 +90,26 @@ def read_sources(
             if split != "train" and not source.judged:
                 continue
             chosen = found.of_split(split) if split == "test" else found.usable(split)
-            rows = [_picture(each, found, source, split, root, classes, schema) for each in chosen]
+            rows = [
+                cell_picture(each, found, source, split, root, classes, schema) for each in chosen
+            ]
             kept = [row for row in rows if row.cells]
             pictures += kept * (source.repeat if split == "train" else 1)
     record = LabelledCells(name=name, classes=classes, attributes=schema, pictures=tuple(pictures))
     if not record.of_split("train"):
         raise DataError(f"{root}: no cell of the recipe's classes to train on; check the data")
     return record
+
+
+def read_source(source: CellSourceSpec, root: Path) -> LabelledSet:
+    """One data set of a recipe, mapped and with its validation pictures.
+
+    Raises:
+        DataError: the folder is not this data set, or a row is bad.
+        SettingsError: no such data set or mapping.
+    """
+    found = read_dataset(source.dataset, root / source.path, mapping=source.mapping)
+    return with_validation(found.require_clean(), source.validation, seed=source.validation_seed)
 
 
 def _common_schema(read: list[tuple[CellSourceSpec, LabelledSet]]) -> AttributeSchema:
@@ -101,15 +122,16 @@ def _common_schema(read: list[tuple[CellSourceSpec, LabelledSet]]) -> AttributeS
     return schemas.pop()
 
 
-def _picture(
+def cell_picture(
     image: LabelledImage,
     found: LabelledSet,
     source: CellSourceSpec,
     split: CellSplit,
     root: Path,
     classes: tuple[str, ...],
-    schema: AttributeSchema | None,
+    schema: AttributeSchema | None = None,
 ) -> CellPicture:
+    """One picture of a read source as the record has it, cells of other classes left out."""
     rows = []
     for box, class_id, values in zip(
         image.boxes_xywhn.tolist(), image.class_ids.tolist(), image.attributes.tolist(), strict=True

@@ -164,8 +164,8 @@ def _odd(base: Path) -> list[Path]:
 def _class_order(base: Path, spec: DatasetSpec, found: YoloFolder) -> tuple[int, ...]:
     """Class id in the label files to class id of the data set."""
     usual = tuple(range(len(spec.classes)))
-    file = next((base / name for name in _CLASS_FILES if (base / name).is_file()), None)
-    names = None if file is None else _class_names(file)
+    file = class_file(base)
+    names = None if file is None else class_names(file)
     if file is None or names is None:
         found.notes.append(f"{base.name}: no class list beside the labels; taking {spec.name}'s")
         return usual
@@ -181,7 +181,17 @@ def _class_order(base: Path, spec: DatasetSpec, found: YoloFolder) -> tuple[int,
     return order
 
 
-def _class_names(file: Path) -> list[str] | None:
+def class_file(base: Path) -> Path | None:
+    """The file beside the labels that may name their classes."""
+    return next((base / name for name in _CLASS_FILES if (base / name).is_file()), None)
+
+
+def class_names(file: Path) -> list[str] | None:
+    """Class names in the order of their ids, or None where the file has none.
+
+    Raises:
+        DataError: the file cannot be read, or numbers its classes with gaps.
+    """
     try:
         text = file.read_text(encoding="utf-8")
         if file.suffix == ".txt":

@@ -26,6 +26,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 
 from edge_runtime.attributes import MISSING, AttributeSchema
 from edge_runtime.errors import SettingsError
+from train.attribute_files import DATA_KEY
 from train.attributed_dataset import AttributedDataset
 from train.losses import AsymmetricLoss
 from train.models.attribute_head import (
@@ -39,8 +40,6 @@ from train.models.attribute_head import (
     tapped_layers,
 )
 
-# Key of the data YAML that holds the settings.
-DATA_KEY = "attridet"
 # Where the tapped maps travel among the detector's own outputs.
 _MAPS = "attribute_maps"
 
