@@ -242,3 +242,11 @@ def test_files_that_are_no_tables_of_indices_are_refused(tmp_path: Path) -> None
     path.write_bytes(b"")
     with pytest.raises(DataError, match="not an array"):
         read_attributes(image, SCHEMA)
+
+
+def test_sidecars_lie_where_ultralytics_would_look() -> None:
+    from ultralytics.data.utils import img2label_paths
+
+    for name in ("/d/images/train/a.jpg", "/images/d/images/a.b.png", "/d/pictures/a.jpg"):
+        (theirs,) = img2label_paths([Path(name)], "attributes", ".npy")
+        assert attribute_file(Path(name)) == Path(theirs)

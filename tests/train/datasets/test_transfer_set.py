@@ -483,7 +483,7 @@ def test_nothing_in_the_out_folder_is_ever_replaced(world: World) -> None:
     with pytest.raises(StoreError, match=r"holds mine\.txt; choose an empty or new folder"):
         world.run()
     assert (out / "mine.txt").read_text() == "keep"
-    with pytest.raises(StoreError, match=r"holds data\.yaml"):
+    with pytest.raises(StoreError, match="holds attributes"):
         world.run("from")
     (world.root / "file").write_text("")
     with pytest.raises(StoreError, match="file is in the way"):
@@ -544,15 +544,6 @@ def test_pictures_without_a_split_lie_in_the_folder_itself(world: World) -> None
     (good,) = yolo_set.read(out).images
     assert good.split == "all"
     assert good.patch_xyxyn is not None
-
-
-@pytest.mark.train
-def test_sidecars_lie_where_ultralytics_would_look() -> None:
-    from ultralytics.data.utils import img2label_paths
-
-    for name in ("/d/images/train/a.jpg", "/images/d/images/a.b.png", "/d/pictures/a.jpg"):
-        (theirs,) = img2label_paths([Path(name)], "attributes", ".npy")
-        assert attribute_file(Path(name)) == Path(theirs)
 
 
 @pytest.mark.realdata
