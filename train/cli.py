@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_runtime.film_report import RESEARCH_USE
+from train import attridet_cli
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +20,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=f"Train and evaluate detectors. {RESEARCH_USE}",
 )
+
+attridet_cli.add_to(app)
 
 
 class Split(str, Enum):

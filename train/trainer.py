@@ -57,7 +57,7 @@ def train_detector(
     from ultralytics import YOLO
     from ultralytics import __version__ as ultralytics_version
 
-    chosen = _device(device, torch)
+    chosen = chosen_device(device, torch)
     last = out / "run" / "weights" / "last.pt"
     started = datetime.now(timezone.utc)
     if resume:
@@ -93,7 +93,12 @@ def train_detector(
     return best
 
 
-def _device(device: str, torch: Any) -> str:
+def chosen_device(device: str, torch: Any) -> str:
+    """What ultralytics takes as device for a command's ``--device``.
+
+    Raises:
+        SettingsError: no such device here.
+    """
     if device == "auto":
         return "0" if torch.cuda.is_available() else "cpu"
     wanted = [part for part in device.split(",") if part.strip().isdigit()]
