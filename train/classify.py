@@ -7,7 +7,6 @@ views (see ``datasets.cell_views``) nor final figures of a bundle (see ``export`
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,14 +16,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from typing_extensions import Self
 
 from calibration.labelled_cells import CellPicture, LabelledCells, write_cells
 from edge_runtime.bundle import CropInputSpec
-from edge_runtime.errors import DataError, SettingsError
+from edge_runtime.errors import SettingsError
 from edge_runtime.preprocess import crop_tensor
 from edge_runtime.types import Float32Array, Int64Array
 from train.datasets.cell_sources import CellSourceSpec, read_sources
@@ -38,11 +37,15 @@ from train.models.cell_classifier import (
     head_parameters,
     write_checkpoint,
 )
-from train.recipe import RECIPES
+from train.models.start_weights import put_start_weights, read_start_weights
+from train.recipe_file import read_recipe
+from train.run_folder import LAST, begin_run, read_last, save_whole, storing
+from train.schedule import warm_cosine
 
 CELLS_NAME = "cells.json"
-_LAST = "last.pt"
 _BATCH_JUDGED = 64
+# Apart enough that no epoch of one seed is an epoch of another.
+_EPOCHS_APART = 100_003
 
 
 class Phase(BaseModel):
@@ -86,6 +89,14 @@ class ClassifyRecipe(BaseModel):
     weighted_classes: bool = False
     ema: float = Field(default=0.998, ge=0, lt=1)
     seed: int = Field(default=0, ge=0)
+    start_from: str | None = Field(default=None, description="local file of weights")
+
+    @model_validator(mode="after")
+    def _bytes_to_unit(self) -> Self:
+        # Views are kept as bytes and normalised inside the network.
+        if abs(self.input.scale * 255 - 1) > 1e-6:
+            raise ValueError(f"input scale {self.input.scale}: must be 1/255")
+        return self
 
 
 def load_classify_recipe(path: str | Path, data_root: Path | None = None) -> ClassifyRecipe:
@@ -94,21 +105,7 @@ def load_classify_recipe(path: str | Path, data_root: Path | None = None) -> Cla
     Raises:
         SettingsError: missing, no YAML, or unknown or bad keys.
     """
-    file = Path(path)
-    if not file.exists() and (RECIPES / f"{path}.yaml").exists():
-        file = RECIPES / f"{path}.yaml"
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-        recipe = ClassifyRecipe.model_validate(document)
-    except OSError as error:
-        raise SettingsError(f"recipe {path}: {error.strerror}; give a YAML file") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"recipe {file}: not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise SettingsError(f"recipe {file}: {where}: {first['msg']}") from error
-    return recipe if data_root is None else recipe.model_copy(update={"data_root": str(data_root)})
+    return read_recipe(ClassifyRecipe, "a classifier's recipe", path, data_root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +169,8 @@ def train_classifier(
     *,
     device: str = "cpu",
     resume: bool = False,
-    start_from: dict[str, Tensor] | None = None,
+    start_from: Path | dict[str, Tensor] | None = None,
+    cells: LabelledCells | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Trains a classifier and leaves its run folder.
@@ -181,46 +179,72 @@ def train_classifier(
         recipe: what to train.
         out: run folder: ``classifier.pt`` (best macro F1 on validation cells, averaged
             weights), ``cells.json``, ``training.json``.
-        device: of torch.
+        device: ``auto``, ``cpu`` or the index of one GPU.
         resume: continue after the last whole epoch.
-        start_from: weights of the backbone to begin with; those that fit by name and shape.
+        start_from: a file to begin with in place of the recipe's (see
+            ``models.start_weights``), or weights already read.
+        cells: take these in place of the recipe's sources; files relative to its data root.
         say: told once an epoch.
 
     Returns:
         The checkpoint.
 
     Raises:
-        DataError: unusable data, or nothing to resume.
-        SettingsError: a bad recipe.
+        DataError: unusable data or weights, or nothing to resume.
+        SettingsError: a bad recipe or device, or a folder that holds another run.
+        StoreError: the folder cannot be written.
     """
-    root = Path(recipe.data_root)
+    root, chosen = Path(recipe.data_root), torch_device(device)
     torch.manual_seed(recipe.seed)
     threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
     if threads:
         torch.set_num_threads(threads)
-    cells = read_sources(
-        recipe.sources, root, recipe.classes, name=recipe.name, with_attributes=False
-    )
-    out.mkdir(parents=True, exist_ok=True)
-    write_cells(cells, out / CELLS_NAME)
     network = build_network(
         recipe.network.architecture,
         recipe.network.args,
         len(recipe.classes),
         recipe.network.dropout,
     )
-    if start_from is not None:
-        mine = network.state_dict()
-        fitting = {k: v for k, v in start_from.items() if k in mine and mine[k].shape == v.shape}
-        if not fitting:
-            raise DataError("the weights to start from fit no layer of this network")
-        network.load_state_dict(fitting, strict=False)
-    model = Normalised(network, recipe.network.mean, recipe.network.std).to(device)
-    run = _Run(recipe, root, out, model, cells, torch.device(device), say)
+    if start_from is None and recipe.start_from is not None:
+        start_from = Path(recipe.start_from)
+    if start_from is not None and not resume:
+        if isinstance(start_from, Path):
+            where, given = str(start_from), read_start_weights(start_from, recipe.classes)
+        else:
+            where, given = "weights to start from", start_from
+        random = put_start_weights(network, given, where)
+        say(f"started from {where}; random: {', '.join(random) or 'nothing'}")
+    if cells is None:
+        cells = read_sources(
+            recipe.sources, root, recipe.classes, name=recipe.name, with_attributes=False
+        )
+    begin_run(out, resume=resume)
+    model = Normalised(network, recipe.network.mean, recipe.network.std).to(chosen)
+    run = _Run(recipe, root, out, model, cells, chosen, say)
     if resume:
         run.resume()
+    with storing(out):
+        write_cells(cells, out / CELLS_NAME)
     run.train()
     return out / CHECKPOINT_NAME
+
+
+def torch_device(device: str) -> torch.device:
+    """One device of this machine.
+
+    Raises:
+        SettingsError: no such device, or several.
+    """
+    if device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    if device.isdigit():
+        found = torch.cuda.device_count()
+        if int(device) >= found:
+            raise SettingsError(f"--device {device}: {found} CUDA devices here; try --device cpu")
+        return torch.device(f"cuda:{device}")
+    if device not in ("cpu", "mps"):
+        raise SettingsError(f"--device {device!r}: use auto, cpu or the index of one GPU")
+    return torch.device(device)
 
 
 class _Run:
@@ -255,10 +279,10 @@ class _Run:
 
     def resume(self) -> None:
         """Takes up the last whole epoch."""
-        from train.models.cell_classifier import load_weights
-
-        saved = load_weights(self._out / _LAST)
-        if saved["recipe"] != self._recipe.model_dump_json():
+        saved = read_last(self._out, ("recipe", "model", "averaged", "optimizer", "history"))
+        # Read again, so that a key which is new since counts with its default.
+        begun = ClassifyRecipe.model_validate_json(saved["recipe"])
+        if begun.model_copy(update={"data_root": self._recipe.data_root}) != self._recipe:
             raise SettingsError(f"{self._out}: begun with another recipe; choose another folder")
         self._model.load_state_dict(saved["model"])
         self._averaged.load_state_dict(saved["averaged"])
@@ -314,51 +338,56 @@ class _Run:
             optimizer = torch.optim.SGD(
                 groups, momentum=0.9, nesterov=True, weight_decay=phase.weight_decay
             )
+        heights = [float(group["lr"]) for group in optimizer.param_groups]
         steps_an_epoch = max(1, len(self._labels) // recipe.batch)
         total = steps_an_epoch * phase.epochs
-        warm = max(1, round(total * phase.warmup))
-
-        def rate(step: int) -> float:
-            if step < warm:
-                return (step + 1) / warm
-            share = (step - warm) / max(1, total - warm)
-            return phase.final + (1 - phase.final) * (1 + math.cos(math.pi * share)) / 2
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         criterion = nn.CrossEntropyLoss(
             weight=self._class_weights(), label_smoothing=recipe.label_smoothing
         )
         begin = max(first, self._done)
         if begin > first and self._resumed is not None:
             optimizer.load_state_dict(self._resumed["optimizer"])
-            schedule.load_state_dict(self._resumed["schedule"])
         for epoch in range(begin, first + phase.epochs):
+            # Dropout's chance hangs on the epoch alone, so that a resumed run draws the same.
+            torch.manual_seed(recipe.seed * _EPOCHS_APART + epoch)
             started, losses = time.time(), []
             model.train()
             if phase.frozen_backbone:
                 model.eval()
-            for crops, labels in self._batches(epoch):
-                optimizer.zero_grad()
+            for number_of_batch, (crops, labels) in enumerate(self._batches(epoch)):
+                step = (epoch - first) * steps_an_epoch + number_of_batch
+                rate = warm_cosine(step, total=total, warmup=phase.warmup, final=phase.final)
+                for group, height in zip(optimizer.param_groups, heights, strict=True):
+                    group["lr"] = height * rate
+                # Of the whole model: gradients of an earlier phase must not reach the clipping.
+                model.zero_grad(set_to_none=True)
                 loss = criterion(model(crops), labels)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
                 optimizer.step()
-                schedule.step()
-                self._averaged.update_parameters(model)
+                self._average()
                 losses.append(float(loss.detach()))
             self._after(epoch, number, float(np.mean(losses)), time.time() - started)
-            torch.save(
+            save_whole(
                 {
                     "recipe": recipe.model_dump_json(),
                     "model": model.state_dict(),
                     "averaged": self._averaged.state_dict(),
                     "optimizer": optimizer.state_dict(),
-                    "schedule": {k: v for k, v in schedule.state_dict().items() if k[0] != "l"},
                     "history": self._history,
                     "best": self._best,
                 },
-                self._out / _LAST,
+                self._out / LAST,
             )
+
+    def _average(self) -> None:
+        """One step of the moving average; whole numbers are counts and are copied."""
+        self._averaged.update_parameters(self._model)
+        for mine, theirs in zip(
+            self._averaged.module.buffers(), self._model.buffers(), strict=True
+        ):
+            if not mine.is_floating_point():
+                mine.copy_(theirs)
 
     def _class_weights(self) -> Tensor | None:
         if not self._recipe.weighted_classes:
@@ -405,19 +434,23 @@ class _Run:
         # Of equals the later: the rate was lower. Without validation cells, the last.
         if judged.macro_f1 >= self._best:
             self._best = judged.macro_f1
-            recipe = self._recipe
-            write_checkpoint(
-                Checkpoint(
-                    architecture=recipe.network.architecture,
-                    model_args=recipe.network.args,
-                    classes=recipe.classes,
-                    input=recipe.input,
-                    mean=recipe.network.mean,
-                    std=recipe.network.std,
-                ),
-                {k: v.cpu() for k, v in averaged.network.state_dict().items()},
-                self._out / CHECKPOINT_NAME,
-            )
+            with storing(self._out):
+                self._write_checkpoint(averaged)
+
+    def _write_checkpoint(self, averaged: Any) -> None:
+        recipe = self._recipe
+        write_checkpoint(
+            Checkpoint(
+                architecture=recipe.network.architecture,
+                model_args=recipe.network.args,
+                classes=recipe.classes,
+                input=recipe.input,
+                mean=recipe.network.mean,
+                std=recipe.network.std,
+            ),
+            {k: v.cpu() for k, v in averaged.network.state_dict().items()},
+            self._out / CHECKPOINT_NAME,
+        )
 
     def _write_record(self, seconds: float) -> None:
         document = {
@@ -432,4 +465,5 @@ class _Run:
             "seconds_of_last_start": round(seconds, 1),
             "torch": torch.__version__,
         }
-        (self._out / "training.json").write_text(json.dumps(document, indent=1) + "\n")
+        with storing(self._out):
+            (self._out / "training.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""``leukoscope train``: compose, detect, evaluate.
+"""``leukoscope train``: compose, detect, evaluate; classify and attributes; judge.
 
 Owns flags and tables. Does not own training or evaluation.
 """
@@ -18,7 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help=f"Train and evaluate detectors. {RESEARCH_USE}",
+    help=f"Train and evaluate detectors, classifiers and attribute heads. {RESEARCH_USE}",
 )
 
 attridet_cli.add_to(app)
@@ -37,6 +37,9 @@ RecipeOption = Annotated[
 DataOption = Annotated[
     Path | None, typer.Option("--data", help="data root [default: the recipe's]")
 ]
+RunOption = Annotated[Path, typer.Option(help="run folder")]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="[default: the recipe's]")]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="continue an interrupted run")]
 
 
 @app.command()
@@ -129,6 +132,54 @@ def evaluate(
     _print_table(results)
     typer.echo(f"best mean F1 at score {results['best_f1_score']:.2f}")
     typer.echo(f"written to {out}")
+
+
+@app.command()
+def classify(
+    recipe: RecipeOption,
+    out: RunOption,
+    data: DataOption = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, or the index of one GPU")] = "auto",
+    resume: ResumeOption = False,
+    seed: SeedOption = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(help="local weights to begin with: classifier.pt, DinoBloom or ResNet"),
+    ] = None,
+) -> None:
+    """Train a classifier of cell crops."""
+    from train.classify import load_classify_recipe, train_classifier
+
+    chosen = load_classify_recipe(recipe, data)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    best = train_classifier(
+        chosen, out, device=device, resume=resume, start_from=start_from, say=typer.echo
+    )
+    typer.echo(f"checkpoint: {best}")
+    typer.echo(RESEARCH_USE)
+
+
+@app.command()
+def attributes(
+    recipe: RecipeOption,
+    out: RunOption,
+    detector: Annotated[
+        Path | None, typer.Option(help="own detector's checkpoint [default: the recipe's]")
+    ] = None,
+    data: DataOption = None,
+    resume: ResumeOption = False,
+    seed: SeedOption = None,
+) -> None:
+    """Train an attribute head on a finished detector, whose weights stay as they are."""
+    from train.describe import load_describe_recipe, train_attribute_head
+
+    chosen = load_describe_recipe(recipe, data)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    best = train_attribute_head(chosen, out, detector=detector, resume=resume, say=typer.echo)
+    typer.echo(f"checkpoint: {best}")
+    typer.echo(RESEARCH_USE)
 
 
 class _Counting:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -44,11 +42,16 @@ from train.models.attribute_head import (
     pool_cells,
     tapped_layers,
 )
-from train.recipe import RECIPES
+from train.recipe_file import read_recipe
+from train.run_folder import LAST, begin_run, read_last, save_whole, storing
+from train.schedule import warm_cosine
 
 CHECKPOINT_NAME = "attribute_head.pt"
 CELLS_NAME = "cells.json"
-_LAST = "last.pt"
+# Share of the rate's height that the last step comes near to.
+_FINAL = 0.01
+# Apart enough that no epoch of one seed is an epoch of another.
+_EPOCHS_APART = 100_003
 
 
 class DescribeRecipe(BaseModel):
@@ -91,21 +94,7 @@ def load_describe_recipe(path: str | Path, data_root: Path | None = None) -> Des
     Raises:
         SettingsError: missing, no YAML, or unknown or bad keys.
     """
-    file = Path(path)
-    if not file.exists() and (RECIPES / f"{path}.yaml").exists():
-        file = RECIPES / f"{path}.yaml"
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-        recipe = DescribeRecipe.model_validate(document)
-    except OSError as error:
-        raise SettingsError(f"recipe {path}: {error.strerror}; give a YAML file") from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"recipe {file}: not YAML: {' '.join(str(error).split())}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise SettingsError(f"recipe {file}: {where}: {first['msg']}") from error
-    return recipe if data_root is None else recipe.model_copy(update={"data_root": str(data_root)})
+    return read_recipe(DescribeRecipe, "an attribute head's recipe", path, data_root)
 
 
 class FrozenFeatures(nn.Module):
@@ -203,12 +192,13 @@ def train_attribute_head(
     own: Any = load_own_detector(checkpoint)
     layers = recipe.layers or tapped_layers(str(own.yaml.get("yaml_file", "")))
     features = FrozenFeatures(own, layers)
-    out.mkdir(parents=True, exist_ok=True)
-    write_cells(cells, out / CELLS_NAME)
+    begin_run(out, resume=resume)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     run = _Run(recipe, root, out, features, cells, digest, say)
     if resume:
         run.resume()
+    with storing(out):
+        write_cells(cells, out / CELLS_NAME)
     run.train()
     return out / CHECKPOINT_NAME
 
@@ -246,10 +236,10 @@ class _Run:
 
     def resume(self) -> None:
         """Takes up the last whole epoch."""
-        from train.models.cell_classifier import load_weights
-
-        saved = load_weights(self._out / _LAST)
-        if saved["recipe"] != self._recipe.model_dump_json():
+        saved = read_last(self._out, ("recipe", "head", "averaged", "optimizer", "history"))
+        # Read again, so that a key which is new since counts with its default.
+        begun = DescribeRecipe.model_validate_json(saved["recipe"])
+        if begun.model_copy(update={"data_root": self._recipe.data_root}) != self._recipe:
             raise SettingsError(f"{self._out}: begun with another recipe; choose another folder")
         self._head.load_state_dict(saved["head"])
         self._averaged.load_state_dict(saved["averaged"])
@@ -266,43 +256,39 @@ class _Run:
             self._head.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
         steps = max(1, len(examples) // recipe.batch)
-        total, warm = steps * recipe.epochs, max(1, round(steps * recipe.epochs * recipe.warmup))
-
-        def rate(step: int) -> float:
-            if step < warm:
-                return (step + 1) / warm
-            share = (step - warm) / max(1, total - warm)
-            return 0.01 + 0.99 * (1 + math.cos(math.pi * share)) / 2
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        total = steps * recipe.epochs
         if self._resumed is not None:
             optimizer.load_state_dict(self._resumed["optimizer"])
-            schedule.load_state_dict(self._resumed["schedule"])
         for epoch in range(len(self._history), recipe.epochs):
+            # Dropout's chance hangs on the epoch alone, so that a resumed run draws the same.
+            torch.manual_seed(recipe.seed * _EPOCHS_APART + epoch)
             started, losses = time.time(), []
             self._head.train()
-            for windows, boxes, values in self._batches(examples, epoch):
+            for number, (windows, boxes, values) in enumerate(self._batches(examples, epoch)):
+                rate = warm_cosine(
+                    epoch * steps + number, total=total, warmup=recipe.warmup, final=_FINAL
+                )
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.lr * rate
                 logits = self._head(self._pooled(windows, boxes))
                 loss = self._loss(logits, values)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(self._head.parameters(), 5.0)
                 optimizer.step()
-                schedule.step()
                 self._averaged.update_parameters(self._head)
                 losses.append(float(loss.detach()))
             self._after(epoch, float(np.mean(losses)), time.time() - started, judged_on)
-            torch.save(
+            save_whole(
                 {
                     "recipe": recipe.model_dump_json(),
                     "head": self._head.state_dict(),
                     "averaged": self._averaged.state_dict(),
                     "optimizer": optimizer.state_dict(),
-                    "schedule": {k: v for k, v in schedule.state_dict().items() if k[0] != "l"},
                     "history": self._history,
                     "best": self._best,
                 },
-                self._out / _LAST,
+                self._out / LAST,
             )
         self._write_record()
 
@@ -408,9 +394,7 @@ class _Run:
             "detector_sha256": self._detector_sha256,
             "state": averaged.state_dict(),
         }
-        partial = self._out / f"{CHECKPOINT_NAME}.partial"
-        torch.save(document, partial)
-        partial.replace(self._out / CHECKPOINT_NAME)
+        save_whole(document, self._out / CHECKPOINT_NAME)
 
     def _write_record(self) -> None:
         document = {
@@ -424,7 +408,8 @@ class _Run:
             "best_val_macro_f1": self._best,
             "torch": torch.__version__,
         }
-        (self._out / "training.json").write_text(json.dumps(document, indent=1) + "\n")
+        with storing(self._out):
+            (self._out / "training.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 # A fitted input uint8 (3, size, size), a box in it and the labelled values.

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from edge_runtime.errors import SettingsError
+from train.recipe_file import RECIPES, read_recipe
 
-RECIPES = Path(__file__).parent / "recipes"
+__all__ = ["RECIPES", "Recipe", "load_recipe"]
 
 
 class _Strict(BaseModel):
@@ -117,22 +117,4 @@ def load_recipe(path: str | Path, data_root: str | Path | None = None) -> Recipe
     Raises:
         SettingsError: the file is missing, is no YAML, or has unknown or bad keys.
     """
-    file = Path(path)
-    if not file.exists() and (RECIPES / f"{path}.yaml").exists():
-        file = RECIPES / f"{path}.yaml"
-    try:
-        document = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        shipped = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
-        raise SettingsError(
-            f"recipe {path}: {error.strerror}; give a YAML file or one of: {shipped}"
-        ) from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f"recipe {file}: not YAML: {' '.join(str(error).split())}") from error
-    try:
-        recipe = Recipe.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise SettingsError(f"recipe {file}: {where}: {first['msg']}") from error
-    return recipe if data_root is None else recipe.model_copy(update={"data_root": str(data_root)})
+    return read_recipe(Recipe, "a detector's recipe", path, data_root)

@@ -8,9 +8,14 @@ from edge_runtime.errors import SettingsError
 from train.recipe import RECIPES, load_recipe
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in RECIPES.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(p.stem for p in RECIPES.glob("wbc-detector*.yaml")))
 def test_shipped_recipes_load_by_name(name: str) -> None:
     assert load_recipe(name).name == name
+
+
+def test_a_recipe_of_another_kind_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"wbc-classifier\.yaml: not a detector's recipe"):
+        load_recipe("wbc-classifier")
 
 
 def test_a_fold_leaves_out_what_it_names() -> None:

@@ -63,6 +63,12 @@ def read_sources(
         DataError: a folder is not its data set, a row is bad, or no cell is left to train on.
         SettingsError: no such data set or mapping, or two attribute schemas.
     """
+    for each in sources:
+        if Path(each.path).is_absolute():
+            raise SettingsError(
+                f"{each.dataset}: path {each.path} must be relative to the data root; "
+                f"give --data {Path(each.path).parent} and the folder's name"
+            )
     schema: AttributeSchema | None = None
     pictures: list[CellPicture] = []
     read = [

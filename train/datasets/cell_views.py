@@ -98,9 +98,11 @@ def draw_view(
         [[np.cos(turn) * mirror, -np.sin(turn)], [np.sin(turn) * mirror, np.cos(turn)]]
     )
     middle = (
-        np.array([len(cell.pixels) / 2] * 2) + rng.uniform(-view.shift, view.shift, 2) * cell.side
+        # OpenCV counts from the centre of the first pixel.
+        np.array([(len(cell.pixels) - 1) / 2] * 2)
+        + rng.uniform(-view.shift, view.shift, 2) * cell.side
     )
-    target = np.array([spec.width / 2, spec.height / 2])
+    target = np.array([(spec.width - 1) / 2, (spec.height - 1) / 2])
     matrix = np.concatenate([linear, (target - linear @ middle)[:, None]], axis=1)
     drawn = np.asarray(
         cv2.warpAffine(

@@ -89,6 +89,8 @@ def draw_window(
         source = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
         matrix[:, 0] *= pixels.shape[1] / size[0]
         matrix[:, 1] *= pixels.shape[0] / size[1]
+    # OpenCV counts from the centre of the first pixel, boxes from its edge.
+    matrix[:, 2] += matrix[:, :2] @ np.array([0.5, 0.5]) - 0.5
     drawn = np.asarray(
         cv2.warpAffine(
             source,

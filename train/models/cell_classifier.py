@@ -6,7 +6,6 @@ checkpoint's form. Does not own training (see ``train.classify``).
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,8 +144,8 @@ def load_weights(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise DataError(f"{file}: {error.strerror}; give an existing checkpoint") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DataError(f"{file}: {error.strerror}; give an existing file of weights") from error
+    except Exception as error:  # what stumbles over foreign bytes can fail in any way
         raise DataError(
             f"{file}: not a file of plain weights; it is damaged, or holds code, which is never run"
         ) from error
