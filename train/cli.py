@@ -13,6 +13,7 @@ import typer
 
 from edge_runtime.film_report import RESEARCH_USE
 from train import attridet_cli
+from train.reproduce.cli import reproduce
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 
 attridet_cli.add_to(app)
+app.command()(reproduce)
 
 
 class Split(str, Enum):
