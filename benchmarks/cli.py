@@ -1,4 +1,4 @@
-"""``leukoscope bench``: peers, session-options, virtual, folds, readme.
+"""``leukoscope bench``: peers, session-options, virtual, folds, attributes, readme.
 
 Owns flags and tables. Does not own measuring.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from datetime import datetime, timezone
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,6 +37,13 @@ BundleOption = Annotated[
     Path | None, typer.Option(help="bundle folder or file [default: shipped demo]")
 ]
 ThreadsOption = Annotated[int, typer.Option(min=1, help="processor threads for inference")]
+
+
+class AttributeExperiment(str, Enum):
+    """Questions about attributes."""
+
+    DETECTION = "detection"
+    HEADS = "heads"
 
 
 @app.command()
@@ -197,6 +205,87 @@ def heads(
             parts.append(f"heads take {share:.2f} of the detector's time")
         typer.echo("; ".join(parts))
     typer.echo(f"written to {out}")
+
+
+@app.command()
+def attributes(
+    experiment: Annotated[
+        AttributeExperiment,
+        typer.Option(
+            help="detection with and without the head; or shared head against own network"
+        ),
+    ],
+    data: Annotated[Path, typer.Option("--data", help="data root")] = Path("../shared/data"),
+    seed: Annotated[list[int] | None, typer.Option(help="may be given again [default: 0 1 2]")] = (
+        None
+    ),
+    pictures: Annotated[
+        int | None, typer.Option(min=16, help="training pictures [default: 400; heads: 1000]")
+    ] = None,
+    judged: Annotated[
+        int | None, typer.Option(min=8, help="test pictures [default: 400; heads: 500]")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="of every training")] = 8,
+    size: Annotated[int, typer.Option(min=64, help="detector's input; detection only")] = 192,
+    model: Annotated[str, typer.Option(help="detector; detection only")] = "yolo11n.yaml",
+    detector: Annotated[
+        Path, typer.Option(help="own checkpoint (a pickle) whose features are shared; heads only")
+    ] = Path("models") / "wbc-detector.pt",
+    architecture: Annotated[str, typer.Option(help="crop network of timm; heads only")] = (
+        "resnet10t"
+    ),
+    channels: Annotated[str, typer.Option(help="its widths; heads only")] = "32,64,128,256",
+    device: Annotated[str, typer.Option(help="cpu or 0; detection only")] = "cpu",
+    work: Annotated[Path, typer.Option(help="a folder per seed")] = Path("runs") / "attributes",
+    out: Annotated[
+        Path | None, typer.Option(help="[default: benchmarks/results/attributes_EXPERIMENT.json]")
+    ] = None,
+) -> None:
+    """What the attribute head does to detection, and what sharing features saves; resumable."""
+    from benchmarks.attributes import DetectionSettings, HeadSettings, run_detection, run_heads
+    from benchmarks.machine import machine_facts, write_result
+    from edge_runtime.errors import SettingsError
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    seeds = tuple(dict.fromkeys(seed or [0, 1, 2]))
+    if experiment is AttributeExperiment.DETECTION:
+        result = run_detection(
+            DetectionSettings(model, pictures or 400, judged or 400, epochs, size),
+            seeds,
+            data,
+            work,
+            facts=facts,
+            device=device,
+            say=_say,
+        )
+    else:
+        widths = channels.split(",")
+        if not all(width.strip().isdigit() for width in widths):
+            raise SettingsError(f"--channels {channels!r}: whole numbers and commas, as 32,64")
+        result = run_heads(
+            HeadSettings(
+                pictures or 1000,
+                judged or 500,
+                epochs,
+                architecture=architecture,
+                channels=tuple(int(width) for width in widths),
+            ),
+            seeds,
+            data,
+            detector,
+            work,
+            facts=facts,
+            say=_say,
+        )
+    place = out or _RESULTS / f"attributes_{experiment.value}.json"
+    write_result(place, f"attributes: {experiment.value}", facts, result)
+    for name, row in result["summary"].items():
+        shown = "; ".join(
+            f"{key} {each['mean']:.4f}" + ("" if each["sd"] is None else f" ± {each['sd']:.4f}")
+            for key, each in row.items()
+        )
+        typer.echo(f"{name}: {shown}")
+    typer.echo(f"written to {place}")
 
 
 @app.command()

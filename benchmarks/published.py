@@ -141,4 +141,66 @@ def _folds(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-_TABLES = {"accuracy": _accuracy, "peers": _peers, "folds": _folds}
+def _attributes_detection(result: dict[str, Any]) -> str:
+    how, machine = result["settings"], result["machine"]
+    lines = [
+        f"{result['data_set']}; {how['model']} at {how['size']} px, {how['pictures']} training "
+        f"pictures, {how['epochs']} epochs, {_seeds(result)}; {machine['processor']}, "
+        f"{machine['date'][:10]}.",
+        "",
+        "| detector | AP50-95 | AP50 |",
+        "|---|---:|---:|",
+    ]
+    for name, label in (
+        ("without", "alone"),
+        ("with", "with the attribute head"),
+        ("difference", "difference, seed by seed"),
+    ):
+        row = result["summary"][name]
+        lines.append(f"| {label} | {_spread(row['ap'])} | {_spread(row['ap50'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _attributes_heads(result: dict[str, Any]) -> str:
+    how, machine = result["settings"], result["machine"]
+    lines = [
+        f"{result['data_set']}; {how['cells']} training cells, {how['epochs']} epochs, "
+        f"{_seeds(result)}; {machine['processor']}, {machine['date'][:10]}.",
+        "",
+        "| network | macro F1 | million MACs a cell | parameters | median ms a cell |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, label in (
+        ("shared_head", "head on the detector's features"),
+        ("crop_network", f"{how['architecture']} on crops"),
+    ):
+        cost = result["cost"][name]
+        lines.append(
+            f"| {label} | {_spread(result['summary'][name]['macro_f1'])} | "
+            f"{cost['macs_per_cell'] / 1e6:.1f} | {cost['parameters']:,} | "
+            f"{cost['median_ms_per_cell']:.2f} |"
+        )
+    lines += [
+        "",
+        f"Difference, seed by seed: {_spread(result['summary']['difference']['macro_f1'])}. The "
+        f"crop network takes {result['cost']['time_ratio']:.2f} times as long as the head.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _seeds(result: dict[str, Any]) -> str:
+    count = len(result["seeds"])
+    return "one seed" if count == 1 else f"{count} seeds, mean ± sd"
+
+
+def _spread(each: dict[str, Any]) -> str:
+    return f"{each['mean']:.3f}" + ("" if each["sd"] is None else f" ± {each['sd']:.3f}")
+
+
+_TABLES = {
+    "accuracy": _accuracy,
+    "peers": _peers,
+    "folds": _folds,
+    "attributes_detection": _attributes_detection,
+    "attributes_heads": _attributes_heads,
+}

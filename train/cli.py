@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from edge_runtime.film_report import RESEARCH_USE
+from train import attridet_cli
+from train.reproduce.cli import reproduce
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=f"Train and evaluate detectors, classifiers and attribute heads. {RESEARCH_USE}",
 )
+
+attridet_cli.add_to(app)
+app.command()(reproduce)
 
 
 class Split(str, Enum):

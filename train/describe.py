@@ -171,6 +171,7 @@ def train_attribute_head(
     detector: Path | None = None,
     start_from: Path | None = None,
     resume: bool = False,
+    cells: LabelledCells | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Trains a head and leaves its run folder.
@@ -183,6 +184,7 @@ def train_attribute_head(
         start_from: ``attribute_head.pt`` of an earlier run on the same detector, whose
             weights to begin with.
         resume: continue after the last whole epoch.
+        cells: take these in place of the recipe's sources; files relative to its data root.
         say: told once an epoch.
 
     Returns:
@@ -197,9 +199,10 @@ def train_attribute_head(
     threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
     if threads:
         torch.set_num_threads(threads)
-    cells = read_sources(
-        recipe.sources, root, recipe.classes, name=recipe.name, with_attributes=True
-    )
+    if cells is None:
+        cells = read_sources(
+            recipe.sources, root, recipe.classes, name=recipe.name, with_attributes=True
+        )
     own: Any = load_own_detector(checkpoint)
     layers = recipe.layers or tapped_layers(str(own.yaml.get("yaml_file", "")))
     features = FrozenFeatures(own, layers)

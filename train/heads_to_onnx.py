@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
@@ -214,24 +215,7 @@ def _head_graph(head: AttriHead, maps: tuple[FeatureMapSpec, ...], image_size: i
     from onnx import TensorProto, helper
 
     graph = _GraphParts()
-    # One picture per call: every box lies in the first.
-    graph.add("Shape", [_BOXES], "cells", start=0, end=1)
-    zero = helper.make_tensor("zero", TensorProto.INT64, [1], [0])
-    graph.add("ConstantOfShape", ["cells"], "picture", value=zero)
-    pooled = [
-        graph.add(
-            "RoiAlign",
-            [each.name, _BOXES, "picture"],
-            f"pooled_s{each.stride}",
-            mode="avg",
-            coordinate_transformation_mode="half_pixel",
-            output_height=POOLED[0],
-            output_width=POOLED[1],
-            sampling_ratio=_SAMPLES,
-            spatial_scale=1.0 / each.stride,
-        )
-        for each in maps
-    ]
+    pooled = [graph.add_pooling(each, image_size // each.stride) for each in maps]
     source = graph.add("Concat", pooled, "pooled", axis=1)
     source = graph.add_layers(head.convolutions, source, "convolutions")
     source = graph.add("Flatten", [source], "flat", axis=1)
@@ -274,6 +258,71 @@ class _GraphParts:
 
         self.nodes.append(helper.make_node(kind, inputs, [output], name=f"/{output}", **attributes))
         return output
+
+    def add_pooling(self, feature_map: FeatureMapSpec, side: int) -> str:
+        """ROIAlign of a square map as two products of matrices: the same numbers, sooner.
+
+        Bilinear samples at fixed shares of a box are a matrix along each axis, whose row for
+        a sample at ``p`` has ``max(0, 1 - |p - i|)`` in column ``i``. Runtimes multiply
+        matrices several times faster than they sample, and none lacks it.
+        """
+        name = f"pooled_s{feature_map.stride}"
+        if not any(node.output[0] == "x1" for node in self.nodes):
+            self.add_split(_BOXES, ("x1", "y1", "x2", "y2"))
+        columns = self._interpolation(name, "x", POOLED[1], side, 1.0 / feature_map.stride)
+        rows = self._interpolation(name, "y", POOLED[0], side, 1.0 / feature_map.stride)
+        channels = feature_map.channels
+        flat = self.add(
+            "Reshape",
+            [feature_map.name, self.constant(f"{name}.lines", np.array([1, channels * side, side]))],
+            f"{name}.flat",
+        )
+        turned = self.add("Transpose", [columns], f"{name}.columns", perm=[0, 2, 1])
+        narrow = self.add("MatMul", [flat, turned], f"{name}.narrow")
+        # A zero keeps the number of cells, which may be none.
+        shape = self.constant(f"{name}.shape", np.array([0, channels, side, POOLED[1]]))
+        narrow = self.add("Reshape", [narrow, shape], f"{name}.narrow_maps")
+        axis = self.constant(f"{name}.axis", np.array([1]))
+        rows = self.add("Unsqueeze", [rows, axis], f"{name}.rows")
+        return self.add("MatMul", [rows, narrow], name)
+
+    def _interpolation(self, name: str, axis: str, bins: int, side: int, scale: float) -> str:
+        """Weights ``(cells, bins, side)`` of the map's pixels in every bin along one axis."""
+        own = f"{name}.{axis}"
+        shares = (np.arange(bins * _SAMPLES) + 0.5) / (bins * _SAMPLES)
+        low = self.constant(f"{own}.low", (scale * (1 - shares))[None].astype(np.float32))
+        high = self.constant(f"{own}.high", (scale * shares)[None].astype(np.float32))
+        half = self.constant(f"{own}.half", np.array(0.5, np.float32))
+        first = self.add("Mul", [f"{axis}1", low], f"{own}.from_first")
+        second = self.add("Mul", [f"{axis}2", high], f"{own}.from_second")
+        at = self.add("Add", [first, second], f"{own}.sum")
+        # Pixel i of a map covers i to i + 1: its centre is at i + 0.5.
+        at = self.add("Sub", [at, half], f"{own}.at")
+        zero = self.constant(f"{own}.zero", np.array(0, np.float32))
+        last = self.constant(f"{own}.last", np.array(side - 1, np.float32))
+        at = self.add("Clip", [at, zero, last], f"{own}.inside")
+        deeper = self.constant(f"{own}.deeper", np.array([2]))
+        at = self.add("Unsqueeze", [at, deeper], f"{own}.samples")
+        grid = self.constant(f"{own}.grid", np.arange(side, dtype=np.float32)[None, None])
+        one = self.constant(f"{own}.one", np.array(1, np.float32))
+        far = self.add("Abs", [self.add("Sub", [at, grid], f"{own}.off")], f"{own}.distance")
+        weights = self.add("Relu", [self.add("Sub", [one, far], f"{own}.near")], f"{own}.weights")
+        pairs = self.constant(f"{own}.pairs", np.array([0, bins, _SAMPLES, side]))
+        weights = self.add("Reshape", [weights, pairs], f"{own}.by_bin")
+        return self.add("ReduceMean", [weights], f"{own}.mean", axes=[2], keepdims=0)
+
+    def add_split(self, source: str, outputs: tuple[str, ...]) -> None:
+        """Equal parts along the second axis."""
+        from onnx import helper
+
+        self.nodes.append(helper.make_node("Split", [source], list(outputs), name="/split", axis=1))
+
+    def constant(self, name: str, value: np.ndarray) -> str:
+        """A stored value."""
+        from onnx import numpy_helper
+
+        self.weights.append(numpy_helper.from_array(value, name))
+        return name
 
     def add_layers(
         self, layers: nn.Sequential, source: str, prefix: str, *, last: str | None = None

@@ -94,7 +94,7 @@ def train_detector(
 
 
 def chosen_device(device: str, torch: Any) -> str:
-    """What ultralytics takes as device.
+    """What ultralytics takes as device for a command's ``--device``.
 
     Raises:
         SettingsError: no such device here.

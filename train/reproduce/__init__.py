@@ -1,0 +1,1 @@
+"""One published table row, one recipe: running it and setting measured beside published."""
