@@ -272,16 +272,16 @@ class _GraphParts:
         columns = self._interpolation(name, "x", POOLED[1], side, 1.0 / feature_map.stride)
         rows = self._interpolation(name, "y", POOLED[0], side, 1.0 / feature_map.stride)
         channels = feature_map.channels
-        flat = self.add(
-            "Reshape",
-            [feature_map.name, self.constant(f"{name}.lines", np.array([1, channels * side, side]))],
-            f"{name}.flat",
-        )
-        turned = self.add("Transpose", [columns], f"{name}.columns", perm=[0, 2, 1])
+        lines = self.constant(f"{name}.lines", np.array([channels * side, side]))
+        flat = self.add("Reshape", [feature_map.name, lines], f"{name}.flat")
+        # All cells' columns in one product, which may as well have none.
+        wide = self.constant(f"{name}.wide", np.array([-1, side]))
+        columns = self.add("Reshape", [columns, wide], f"{name}.columns")
+        turned = self.add("Transpose", [columns], f"{name}.turned", perm=[1, 0])
         narrow = self.add("MatMul", [flat, turned], f"{name}.narrow")
-        # A zero keeps the number of cells, which may be none.
-        shape = self.constant(f"{name}.shape", np.array([0, channels, side, POOLED[1]]))
-        narrow = self.add("Reshape", [narrow, shape], f"{name}.narrow_maps")
+        shape = self.constant(f"{name}.shape", np.array([channels, side, -1, POOLED[1]]))
+        narrow = self.add("Reshape", [narrow, shape], f"{name}.by_line")
+        narrow = self.add("Transpose", [narrow], f"{name}.by_cell", perm=[2, 0, 1, 3])
         axis = self.constant(f"{name}.axis", np.array([1]))
         rows = self.add("Unsqueeze", [rows, axis], f"{name}.rows")
         return self.add("MatMul", [rows, narrow], name)
@@ -300,13 +300,21 @@ class _GraphParts:
         at = self.add("Sub", [at, half], f"{own}.at")
         zero = self.constant(f"{own}.zero", np.array(0, np.float32))
         last = self.constant(f"{own}.last", np.array(side - 1, np.float32))
+        # A sample more than a pixel outside is nothing; between, the border's value.
+        first_out = self.constant(f"{own}.first_out", np.array(-1, np.float32))
+        last_out = self.constant(f"{own}.last_out", np.array(side, np.float32))
+        kept = self.add("Clip", [at, first_out, last_out], f"{own}.kept")
+        same = self.add("Equal", [at, kept], f"{own}.same")
+        seen = self.add("Cast", [same], f"{own}.seen", to=1)
         at = self.add("Clip", [at, zero, last], f"{own}.inside")
         deeper = self.constant(f"{own}.deeper", np.array([2]))
         at = self.add("Unsqueeze", [at, deeper], f"{own}.samples")
+        seen = self.add("Unsqueeze", [seen, deeper], f"{own}.seen_samples")
         grid = self.constant(f"{own}.grid", np.arange(side, dtype=np.float32)[None, None])
         one = self.constant(f"{own}.one", np.array(1, np.float32))
         far = self.add("Abs", [self.add("Sub", [at, grid], f"{own}.off")], f"{own}.distance")
         weights = self.add("Relu", [self.add("Sub", [one, far], f"{own}.near")], f"{own}.weights")
+        weights = self.add("Mul", [weights, seen], f"{own}.seen_weights")
         pairs = self.constant(f"{own}.pairs", np.array([0, bins, _SAMPLES, side]))
         weights = self.add("Reshape", [weights, pairs], f"{own}.by_bin")
         return self.add("ReduceMean", [weights], f"{own}.mean", axes=[2], keepdims=0)
