@@ -20,12 +20,12 @@ import numpy as np
 import yaml
 
 from edge_runtime.errors import DataError, SettingsError, StoreError
-from train.attributed_dataset import write_attributes
+from train.attribute_files import DATA_KEY, write_attributes
 from train.attridet_recipe import SPLITS, AttriDetRecipe, FieldsSpec, Phase
 from train.datasets.catalog import read_dataset
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.datasets.splits import with_validation
-from train.models.attridet import DATA_KEY, AttriDetSettings
+from train.models.attridet import AttriDetSettings
 
 RECORD = "folder.json"
 

@@ -248,9 +248,9 @@ def open_finder(
         DataError: missing, or no ultralytics checkpoint.
         SettingsError: the detector has no such class.
     """
-    from train.describe import load_own_detector
+    from train.own_checkpoint import load_own_checkpoint
 
-    load_own_detector(checkpoint)
+    load_own_checkpoint(checkpoint)
     from ultralytics import YOLO
 
     model: Any = YOLO(str(checkpoint), task="detect")

@@ -43,6 +43,7 @@ from train.models.attribute_head import (
     tapped_layers,
 )
 from train.models.cell_classifier import load_weights, put_weights
+from train.own_checkpoint import load_own_checkpoint
 from train.recipe_file import read_recipe
 from train.run_folder import LAST, begin_run, read_last, save_whole, storing
 from train.schedule import warm_cosine
@@ -145,25 +146,6 @@ class FrozenFeatures(nn.Module):
         return maps
 
 
-def load_own_detector(checkpoint: Path) -> nn.Module:
-    """A detector of an own training run, float32.
-
-    Raises:
-        DataError: missing, or no ultralytics checkpoint. It is a pickle: give only own ones.
-    """
-    if not checkpoint.is_file():
-        raise DataError(f"checkpoint {checkpoint}: no such file; train one or mend the path")
-    from ultralytics import YOLO
-
-    try:
-        detector: Any = YOLO(str(checkpoint), task="detect").model
-    except Exception as error:  # unpickling can fail in any way
-        reason = " ".join(str(error).split())
-        raise DataError(f"checkpoint {checkpoint}: not one of ultralytics ({reason})") from error
-    found: nn.Module = detector.float()
-    return found
-
-
 def train_attribute_head(
     recipe: DescribeRecipe,
     out: Path,
@@ -203,7 +185,7 @@ def train_attribute_head(
         cells = read_sources(
             recipe.sources, root, recipe.classes, name=recipe.name, with_attributes=True
         )
-    own: Any = load_own_detector(checkpoint)
+    own: Any = load_own_checkpoint(checkpoint)
     layers = recipe.layers or tapped_layers(str(own.yaml.get("yaml_file", "")))
     features = FrozenFeatures(own, layers)
     begin_run(out, resume=resume)

@@ -19,10 +19,10 @@ from train.describe import (  # noqa: E402
     DescribeRecipe,
     FrozenFeatures,
     load_describe_recipe,
-    load_own_detector,
     train_attribute_head,
 )
 from train.models.cell_classifier import load_weights  # noqa: E402
+from train.own_checkpoint import load_own_checkpoint
 
 pytestmark = pytest.mark.train
 
@@ -59,7 +59,7 @@ def recipe_for(root: Path, detector: Path, **changes: Any) -> DescribeRecipe:
 
 
 def test_features_stay_bit_identical_and_give_the_detectors_maps(detector: Path) -> None:
-    own = load_own_detector(detector).eval()
+    own = load_own_checkpoint(detector).eval()
     features = FrozenFeatures(own, LAYERS)
     before = {name: each.clone() for name, each in features.state_dict().items()}
     features.train()
@@ -84,7 +84,7 @@ def test_features_stay_bit_identical_and_give_the_detectors_maps(detector: Path)
 
 def test_layers_behind_a_junction_are_refused(detector: Path) -> None:
     with pytest.raises(SettingsError, match="no plain chain"):
-        FrozenFeatures(load_own_detector(detector), (16,))
+        FrozenFeatures(load_own_checkpoint(detector), (16,))
 
 
 def test_a_run_and_its_checkpoint(cells: Path, detector: Path, tmp_path: Path) -> None:

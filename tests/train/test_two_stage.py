@@ -108,7 +108,7 @@ def test_a_missed_cell_is_wrong_and_a_second_find_is_false(data: Path, tmp_path:
         if calls["all"] == 1:
             return Detections.empty()
         if calls["all"] == 2:  # overlaps by less than half
-            boxes = np.array([box + 0.6 * (box[2] - box[0]) * np.float32([1, 0, 1, 0])])
+            boxes = np.array([box + 0.6 * (box[2] - box[0]) * np.array([1, 0, 1, 0], np.float32)])
         else:
             boxes = np.array([box, box])
         count = len(boxes)
