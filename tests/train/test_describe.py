@@ -22,7 +22,7 @@ from train.describe import (  # noqa: E402
     train_attribute_head,
 )
 from train.models.cell_classifier import load_weights  # noqa: E402
-from train.own_checkpoint import load_own_checkpoint
+from train.own_checkpoint import load_own_checkpoint  # noqa: E402
 
 pytestmark = pytest.mark.train
 
