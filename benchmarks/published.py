@@ -141,6 +141,78 @@ def _folds(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _heads(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    ran = {row["name"] + " " + row["version"] for row in result["heads"].values()}
+    lines = [
+        f"{result['bundle']}, {result['split']} splits, int8 on {', '.join(sorted(ran))}; "
+        f"{machine['processor']}, {machine['cores']} cores, {machine['date'][:10]}.",
+        "",
+        "| set | cells | crops | accuracy | macro F1 | calibration error | nothing said |",
+        "|---|---:|---|---:|---:|---:|---:|",
+    ]
+    crops = {
+        "labelled_crops": "labelled boxes",
+        "found_crops": "found boxes",
+        "as_reported": "found boxes, unsure ones left unclassified",
+    }
+    for name, row in result["sets"].items():
+        for what, label in crops.items():
+            each = row["classes"][what]
+            lines.append(
+                f"| {name} | {each['cells']} | {label} | {each['accuracy']:.3f} | "
+                f"{each['macro_f1']:.3f} | {each['ece']:.3f} | {each['unanswered']} |"
+            )
+    first = next(iter(result["sets"].values()))
+    lines += [
+        "",
+        "F1 by class; a cell that was not found counts as named wrong:",
+        "",
+        "| set | crops | "
+        + " | ".join(c["name"] for c in first["classes"]["found_crops"]["classes"])
+        + " |",
+        "|---|---|" + "---:|" * len(first["classes"]["found_crops"]["classes"]),
+    ]
+    for name, row in result["sets"].items():
+        for what in ("labelled_crops", "found_crops"):
+            scores = (
+                "–" if each["f1"] is None else f"{each['f1']:.3f}"
+                for each in row["classes"][what]["classes"]
+            )
+            lines.append(f"| {name} | {crops[what]} | {' | '.join(scores)} |")
+    for name, row in result["sets"].items():
+        if "attributes" in row:
+            lines += _attribute_rows(name, row["attributes"])
+        cost = row["stages"]
+        if "median_ms" in cost:
+            times = ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in cost["median_ms"].items())
+            lines += [
+                "",
+                f"{name}, fields with one cell: {times}; attributes and classes together take "
+                f"{cost['heads_per_detector']:.2f} of the detector's time.",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _attribute_rows(name: str, rules: dict[str, Any]) -> list[str]:
+    lines = [
+        "",
+        f"Attributes of {name}, macro F1 over an attribute's values: on labelled boxes (rule c), "
+        "on each cell's own find (b), on the nearest find (a), and for always saying the "
+        "commonest value:",
+        "",
+        "| attribute | c | b | a | commonest |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    columns = [rules[rule] for rule in ("oracle", "one_to_one", "nearest")]
+    for place, each in enumerate(columns[0]["attributes"]):
+        scores = " | ".join(f"{rule['attributes'][place]['macro_f1']:.3f}" for rule in columns)
+        lines.append(f"| {each['name']} | {scores} | {each['majority_macro_f1']:.3f} |")
+    means = " | ".join(f"{rule['mean_macro_f1']:.3f}" for rule in columns)
+    commonest = [each["majority_macro_f1"] for each in columns[0]["attributes"]]
+    return [*lines, f"| mean | {means} | {sum(commonest) / len(commonest):.3f} |"]
+
+
 def _attributes_detection(result: dict[str, Any]) -> str:
     how, machine = result["settings"], result["machine"]
     lines = [
@@ -201,6 +273,7 @@ _TABLES = {
     "accuracy": _accuracy,
     "peers": _peers,
     "folds": _folds,
+    "heads": _heads,
     "attributes_detection": _attributes_detection,
     "attributes_heads": _attributes_heads,
 }
