@@ -16,8 +16,8 @@ import numpy as np
 
 from calibration.attribute_metrics import (
     AttributeMetrics,
+    FieldTruth,
     FoundCells,
-    LabelledCells,
     evaluate_on_finds,
     evaluate_on_labelled_boxes,
     one_to_one,
@@ -162,7 +162,7 @@ class _Rows:
         self._classes = classes
         self.truth: list[str] = []
         self._on_labels, self._on_finds, self._named = _Said(), _Said(), _Said()
-        self.labelled: list[LabelledCells] = []
+        self.labelled: list[FieldTruth] = []
         self._found: list[FoundCells] = []
         self._oracle: list[Int64Array] = []
 
@@ -192,9 +192,11 @@ class _Rows:
         head = loaded.attribute_head
         values = examined.detections.attribute_values
         judged = picture.attributes.shape[1] > 0 and bool((picture.attributes != MISSING).any())
-        if head is None or values is None or not judged:
+        if head is None or not judged:
             return
-        self.labelled.append(LabelledCells(boxes, picture.attributes))
+        if values is None:
+            values = np.zeros((0, len(head.spec.widths)), np.int64)
+        self.labelled.append(FieldTruth(boxes, picture.attributes))
         cells = examined.detections
         self._found.append(FoundCells(cells.boxes_xyxy, cells.scores, values))
         self._oracle.append(_on_labelled_boxes(loaded, pixels, boxes))

@@ -161,7 +161,7 @@ def _heads(result: dict[str, Any]) -> str:
             each = row["classes"][what]
             lines.append(
                 f"| {name} | {each['cells']} | {label} | {each['accuracy']:.3f} | "
-                f"{each['macro_f1']:.3f} | {each['ece']:.3f} | {each['unanswered']} |"
+                f"{each['macro_f1']:.3f} | {_figure(each['ece'])} | {each['unanswered']} |"
             )
     first = next(iter(result["sets"].values()))
     lines += [
@@ -175,10 +175,7 @@ def _heads(result: dict[str, Any]) -> str:
     ]
     for name, row in result["sets"].items():
         for what in ("labelled_crops", "found_crops"):
-            scores = (
-                "–" if each["f1"] is None else f"{each['f1']:.3f}"
-                for each in row["classes"][what]["classes"]
-            )
+            scores = (_figure(each["f1"]) for each in row["classes"][what]["classes"])
             lines.append(f"| {name} | {crops[what]} | {' | '.join(scores)} |")
     for name, row in result["sets"].items():
         if "attributes" in row:
@@ -206,11 +203,16 @@ def _attribute_rows(name: str, rules: dict[str, Any]) -> list[str]:
     ]
     columns = [rules[rule] for rule in ("oracle", "one_to_one", "nearest")]
     for place, each in enumerate(columns[0]["attributes"]):
-        scores = " | ".join(f"{rule['attributes'][place]['macro_f1']:.3f}" for rule in columns)
-        lines.append(f"| {each['name']} | {scores} | {each['majority_macro_f1']:.3f} |")
-    means = " | ".join(f"{rule['mean_macro_f1']:.3f}" for rule in columns)
+        scores = " | ".join(_figure(rule["attributes"][place]["macro_f1"]) for rule in columns)
+        lines.append(f"| {each['name']} | {scores} | {_figure(each['majority_macro_f1'])} |")
+    means = " | ".join(_figure(rule["mean_macro_f1"]) for rule in columns)
     commonest = [each["majority_macro_f1"] for each in columns[0]["attributes"]]
-    return [*lines, f"| mean | {means} | {sum(commonest) / len(commonest):.3f} |"]
+    known = [value for value in commonest if value is not None]
+    return [*lines, f"| mean | {means} | {_figure(sum(known) / len(known) if known else None)} |"]
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 def _attributes_detection(result: dict[str, Any]) -> str:

@@ -30,7 +30,7 @@ Rule = Literal["nearest", "one_to_one", "oracle"]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledCells:
+class FieldTruth:
     """The labelled cells of one field.
 
     Attributes:
@@ -106,7 +106,7 @@ class AttributeMetrics:
 
 def evaluate_on_finds(
     schema: AttributeSchema,
-    truth: Sequence[LabelledCells],
+    truth: Sequence[FieldTruth],
     found: Sequence[FoundCells],
     *,
     rule: Literal["nearest", "one_to_one"],

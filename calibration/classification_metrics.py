@@ -1,7 +1,7 @@
 """How well cells are named, and how far stated probabilities can be believed.
 
 Owns the figures by class, the confusion matrix and the bins of a reliability plot. Does not own
-the calibration error itself (see ``class_metrics``), naming cells, nor pairing finds with
+the calibration error itself (see ``confidence``), naming cells, nor pairing finds with
 labelled cells (see ``accuracy``). All figures are pooled over cells.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.class_metrics import expected_calibration_error
+from calibration.confidence import expected_calibration_error
 from edge_runtime.errors import DataError
 from edge_runtime.types import Float32Array, Int64Array
 
@@ -158,7 +158,7 @@ def probabilities(logits: Float32Array, temperature: float = 1.0) -> Float32Arra
 
 def _bins(confidence: Float32Array, right: np.ndarray) -> tuple[ReliabilityBin, ...]:
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    # As ``class_metrics.expected_calibration_error`` puts them: 1 into the last.
+    # As ``confidence.expected_calibration_error`` puts them: 1 into the last.
     places = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     bins = []
     for place in range(CALIBRATION_BINS):

@@ -41,6 +41,11 @@ class CardText(BaseModel):
     training_data: tuple[str, ...] = Field(min_length=1)
 
 
+def reworded(card: ModelCard, text: CardText) -> ModelCard:
+    """A card with its figures as they were and everything people wrote anew."""
+    return card.model_copy(update=dict(text))
+
+
 def load_card(path: Path) -> CardText:
     """Reads a card file (YAML).
 

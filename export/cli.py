@@ -220,6 +220,10 @@ def add_heads(
     data: Annotated[Path, typer.Option(help="data root of the heads' training runs")],
     out: Annotated[Path, typer.Option(help="bundle folder, or file ending in .zip")],
     version: Annotated[str, typer.Option(help="version of the new bundle")],
+    card: Annotated[
+        Path | None,
+        typer.Option(help="the detector's card text, YAML, to say it anew [default: as it is]"),
+    ] = None,
     detector: Annotated[
         Path | None,
         typer.Option(help="checkpoint of the bundle's detector; an attribute head needs it"),
@@ -255,6 +259,7 @@ def add_heads(
 
     from edge_runtime.bundle import open_bundle
     from export.bundle_writer import draft_of
+    from export.cards import load_card, reworded
     from export.heads import HeadOptions
 
     sources = head_sources(
@@ -277,6 +282,8 @@ def add_heads(
         outside_differential=tuple(outside_differential),
     )
     draft = replace(draft_of(open_bundle(bundle)), version=version)
+    if card is not None:
+        draft = replace(draft, model_card=reworded(draft.model_card, load_card(card)))
     _write(_add(draft, sources, options, out), out)
 
 

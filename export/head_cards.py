@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from calibration.class_metrics import at_temperature
+from calibration.confidence import at_temperature
 from edge_runtime.bundle import AttributeHeadSpec, ClassifierSpec, ModelCard
 from export.assembly import GateRow
 from export.cards import CardText
@@ -44,7 +44,7 @@ def class_figures(
                 "macro-F1": found.macro_f1,
                 "named": float(named[rows].mean()),
                 "accuracy of named": float(right.mean()) if len(right) else None,
-                **{f"F1 {name}": value for name, value in found.f1.items()},
+                **{f"F1 {each.name}": each.f1 for each in found.classes},
             }
         )
     return figures

@@ -1,8 +1,8 @@
 """What heads answer on labelled cells, through the stages that devices run.
 
 Owns running one or more variants of a head over the same cells in one pass. Does not own the
-figures made of the answers (see ``calibration.class_metrics`` and
-``calibration.attribute_metrics``) nor the verdict (see ``parity``).
+figures made of the answers (see ``calibration.classification_metrics``
+and ``calibration.attribute_metrics``) nor the verdict (see ``parity``).
 
 Cells are looked at in their labelled boxes, so that what a detector misses does not enter.
 The attribute head reads the maps of the whole field fitted to the detector's input.
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.attribute_metrics import AttributeMetrics, evaluate_on_labelled_boxes
-from calibration.class_metrics import ClassMetrics, evaluate_classes
+from calibration.classification_metrics import ClassificationMetrics, evaluate_classification
 from calibration.labelled_cells import CellPicture, CellSplit, LabelledCells, OpenedCells
 from edge_runtime.attribute_head import AttributeHead
 from edge_runtime.attributes import MISSING, AttributeSchema
@@ -55,11 +55,11 @@ class ClassAnswers:
     truth: Int64Array
     probabilities: Mapping[str, Float32Array]
 
-    def figures(self, classes: Sequence[str], variant: str) -> dict[str, ClassMetrics]:
+    def figures(self, classes: Sequence[str], variant: str) -> dict[str, ClassificationMetrics]:
         """Per domain that has answers enough, and of all cells."""
         answered = self.probabilities[variant].argmax(axis=1).astype(np.int64)
         return {
-            name: evaluate_classes(classes, self.truth[rows], answered[rows])
+            name: evaluate_classification(classes, self.truth[rows], answered[rows])
             for name, rows in _groups(self.domains).items()
         }
 

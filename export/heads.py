@@ -20,7 +20,7 @@ from calibration.cell_draw import (
     DrawnCells,
     draw_cells,
 )
-from calibration.class_metrics import at_temperature, choose_abstention, fit_temperature
+from calibration.confidence import at_temperature, choose_abstention, fit_temperature
 from calibration.float_heads import FloatAttributeHead, FloatClassifier
 from calibration.labelled_cells import OpenedCells
 from calibration.ranges import METHODS, Feed, measure_ranges

@@ -25,8 +25,8 @@ from ultralytics.utils.nms import non_max_suppression
 from calibration.accuracy import MATCH_IOU, iou_matrix
 from calibration.attribute_metrics import (
     AttributeMetrics,
+    FieldTruth,
     FoundCells,
-    LabelledCells,
     evaluate_on_finds,
     evaluate_on_labelled_boxes,
 )
@@ -180,7 +180,7 @@ class _Runner:
         )
         self._truth: list[ClassedCells] = []
         self._found: list[ClassedCells] = []
-        self._labelled: list[LabelledCells] = []
+        self._labelled: list[FieldTruth] = []
         self._described: list[FoundCells] = []
         self._oracle: list[Int64Array] = []
 
@@ -234,7 +234,7 @@ class _Runner:
         wanted = _comparable(boxes, cells.boxes_xyxy)
         # Through the frame and back: finds may reach past the picture, cells cannot.
         values[wanted] = self._values(maps, cells.boxes_xyxy[wanted] * scale + pad)
-        self._labelled.append(LabelledCells(boxes, image.attributes))
+        self._labelled.append(FieldTruth(boxes, image.attributes))
         self._described.append(FoundCells(cells.boxes_xyxy, cells.scores, values))
         self._oracle.append(self._values(maps, boxes * scale + pad))
 

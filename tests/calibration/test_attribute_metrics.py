@@ -9,8 +9,8 @@ import pytest
 
 from calibration.attribute_metrics import (
     AttributeMetrics,
+    FieldTruth,
     FoundCells,
-    LabelledCells,
     evaluate_on_finds,
     evaluate_on_labelled_boxes,
 )
@@ -34,9 +34,9 @@ def table(*rows: tuple[int, ...], columns: int = 1) -> Int64Array:
     return np.array(rows, np.int64).reshape(-1, columns)
 
 
-def labelled(*cells: tuple[tuple[float, ...], tuple[int, ...]], columns: int = 1) -> LabelledCells:
+def labelled(*cells: tuple[tuple[float, ...], tuple[int, ...]], columns: int = 1) -> FieldTruth:
     boxes = np.array([box for box, _ in cells], np.float32).reshape(-1, 4)
-    return LabelledCells(boxes, table(*(values for _, values in cells), columns=columns))
+    return FieldTruth(boxes, table(*(values for _, values in cells), columns=columns))
 
 
 def found(*cells: tuple[tuple[float, ...], float, tuple[int, ...]], columns: int = 1) -> FoundCells:
@@ -159,7 +159,7 @@ def test_nearest_leaves_out_cells_not_wholly_labelled() -> None:
     assert [each.cells for each in single.attributes] == [2, 1]
 
 
-def drawn_fields(count: int) -> tuple[list[LabelledCells], list[FoundCells]]:
+def drawn_fields(count: int) -> tuple[list[FieldTruth], list[FoundCells]]:
     rng = np.random.default_rng(7)
     truth, finds = [], []
     for _ in range(count):
@@ -170,7 +170,7 @@ def drawn_fields(count: int) -> tuple[list[LabelledCells], list[FoundCells]]:
         seen = rng.permutation(cells)[: int(rng.integers(0, cells + 1))]
         moved = boxes[seen] + rng.normal(0, 6, (len(seen), 4)).astype(np.float32)
         answer = np.stack([rng.integers(0, 2, len(seen)), rng.integers(0, 3, len(seen))], axis=1)
-        truth.append(LabelledCells(boxes, values.astype(np.int64)))
+        truth.append(FieldTruth(boxes, values.astype(np.int64)))
         scores = rng.uniform(0, 1, len(seen)).astype(np.float32)
         finds.append(FoundCells(moved, scores, answer.astype(np.int64)))
     return truth, finds
@@ -187,9 +187,7 @@ def test_neither_the_order_of_fields_nor_of_rows_changes_a_figure(rule: str) -> 
     for index in order:
         rows = rng.permutation(len(truth[index].boxes_xyxy))
         columns = rng.permutation(len(finds[index].scores))
-        shuffled_truth.append(
-            LabelledCells(truth[index].boxes_xyxy[rows], truth[index].values[rows])
-        )
+        shuffled_truth.append(FieldTruth(truth[index].boxes_xyxy[rows], truth[index].values[rows]))
         each = finds[index]
         shuffled_finds.append(
             replace(

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from calibration.accuracy import DetectionMetrics
-from edge_runtime.bundle import Artifact, CalibrationSummary
+from edge_runtime.bundle import Artifact, CalibrationSummary, ModelCard
 from edge_runtime.errors import DataError
 from export.bundle_writer import detector_spec
-from export.cards import load_card, model_card, render_card
+from export.cards import CardText, load_card, model_card, render_card, reworded
 
 FIGURES = DetectionMetrics(
     images=50,
@@ -96,3 +96,21 @@ def test_the_heads_cards_say_what_they_must(
     for limit in ("For research use only. Not for use in diagnostic procedures.", *limits):
         assert limit in said
     assert "CellaVision" in " ".join(card.training_data)
+
+
+def test_a_card_said_anew_keeps_its_figures() -> None:
+    card = ModelCard(
+        title="old",
+        summary="old",
+        limits=("old",),
+        licence="MIT",
+        training_data=("old",),
+        metrics={"field": {"AP": 0.5}},
+        metrics_of="an artifact",
+    )
+    text = CardText(
+        title="new", summary="new", limits=("a", "b"), licence="MIT", training_data=("none",)
+    )
+    anew = reworded(card, text)
+    assert (anew.title, anew.limits, anew.training_data) == ("new", ("a", "b"), ("none",))
+    assert (anew.metrics, anew.metrics_of) == (card.metrics, card.metrics_of)

@@ -1,13 +1,11 @@
-"""How often a classifier is right, how sure it may say it is, and when it should not answer.
+"""How sure a classifier may say it is, and when it should not answer.
 
-Owns accuracy, F1 per class, the temperature and the abstention limit. Does not own running
-a classifier.
+Owns the calibration error, the temperature and the abstention limit. Does not own how often
+it is right (see ``classification_metrics``) nor running it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,47 +22,6 @@ _SMALLEST = 1e-30
 _LIMIT_STEP = 0.01
 # Where calibrated probabilities put the border between right and wrong.
 _EVEN = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class ClassMetrics:
-    """Agreement with labels, cell by cell.
-
-    Attributes:
-        cells: how many.
-        accuracy: share of cells with the right class.
-        macro_f1: mean F1 of the classes that are labelled or answered.
-        f1: by class, None for one that is neither labelled nor answered.
-    """
-
-    cells: int
-    accuracy: float
-    macro_f1: float
-    f1: dict[str, float | None]
-
-
-def evaluate_classes(
-    classes: Sequence[str], truth: Int64Array, answered: Int64Array
-) -> ClassMetrics:
-    """Figures of the best class of every cell; abstention does not enter them.
-
-    Args:
-        classes: names, in the order of the indices.
-        truth: int64 ``(n,)``.
-        answered: int64 ``(n,)``.
-
-    Raises:
-        DataError: no cell, or the two differ in length.
-    """
-    if len(truth) != len(answered) or len(truth) == 0:
-        raise DataError(f"classes: {len(truth)} labelled cells, {len(answered)} answers")
-    f1: dict[str, float | None] = {}
-    for index, name in enumerate(classes):
-        labelled, said = truth == index, answered == index
-        total = int(labelled.sum()) + int(said.sum())
-        f1[name] = 2 * int((labelled & said).sum()) / total if total else None
-    known = [value for value in f1.values() if value is not None]
-    return ClassMetrics(len(truth), float((truth == answered).mean()), sum(known) / len(known), f1)
 
 
 def expected_calibration_error(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration.class_metrics import (
+from calibration.confidence import (
     at_temperature,
     choose_abstention,
-    evaluate_classes,
+    expected_calibration_error,
     fit_temperature,
 )
 from edge_runtime.errors import DataError
@@ -18,12 +18,13 @@ def ids(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.array(values, np.int64)
 
 
-def test_figures_by_hand() -> None:
-    found = evaluate_classes(("a", "b", "c", "d"), ids(0, 0, 0, 1, 2), ids(0, 0, 1, 1, 1))
-    assert found.cells == 5
-    assert found.accuracy == pytest.approx(3 / 5)
-    assert found.f1 == pytest.approx({"a": 0.8, "b": 0.5, "c": 0.0, "d": None})
-    assert found.macro_f1 == pytest.approx((0.8 + 0.5 + 0.0) / 3)
+def test_calibration_error_by_hand() -> None:
+    said = np.array([0.9, 0.9, 0.9, 0.9, 0.3, 0.3], np.float32)
+    right = np.array([True, True, True, False, False, False])
+    # Four cells that are 0.15 too sure, two that are 0.3 too sure.
+    found = expected_calibration_error(said, right)
+    assert found == pytest.approx((4 * 0.15 + 2 * 0.3) / 6, abs=1e-6)
+    assert expected_calibration_error(np.ones(3), np.ones(3, bool)) == 0
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
@@ -61,11 +62,11 @@ def test_without_a_wrong_answer_the_limit_is_even_odds() -> None:
 
 def test_nothing_is_measured_on_nothing() -> None:
     none = np.zeros((0, 2), np.float32)
-    for fails in (
-        lambda: evaluate_classes(("a", "b"), ids(), ids()),
-        lambda: evaluate_classes(("a", "b"), ids(0), ids()),
-        lambda: fit_temperature(none, ids()),
-        lambda: choose_abstention(none, ids()),
-    ):
-        with pytest.raises(DataError):
-            fails()
+    with pytest.raises(DataError):
+        expected_calibration_error(np.zeros(0), np.zeros(0, bool))
+    with pytest.raises(DataError):
+        expected_calibration_error(np.zeros(1), np.zeros(2, bool))
+    with pytest.raises(DataError):
+        fit_temperature(none, ids())
+    with pytest.raises(DataError):
+        choose_abstention(none, ids())
