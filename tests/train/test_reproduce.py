@@ -190,7 +190,7 @@ def test_the_list_shows_every_row() -> None:
     assert shown.exit_code == 0
     for name in PUBLISHED:
         assert name in shown.output
-    assert "CBM (not built)" in shown.output
+    assert "CBM, not built" in shown.output
 
 
 @pytest.mark.realdata

@@ -100,22 +100,15 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def _print_rows(rows: list[Row]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title="table rows; figures in percent, as published")
-    for head in ("row", "paper", "table", "method", "data", "published"):
-        table.add_column(head, overflow="fold")
+    """Plain lines: a name that a table folds cannot be copied."""
+    typer.echo("Table rows of the papers; figures in percent, as published.")
     for row in rows:
-        figures = "; ".join(
-            f"{each.name}: " + ", ".join(f"{name} {v:g}" for name, v in each.published.items())
-            for each in row.columns
-        )
-        built = "" if row.not_built is None else " (not built)"
-        table.add_row(
-            row.id, row.paper, row.table, row.method + built, ", ".join(row.needs), figures
-        )
-    Console().print(table)
+        built = "" if row.not_built is None else ", not built"
+        typer.echo(f"\n{row.id}")
+        typer.echo(f"  {row.method}{built}; {row.paper}, {row.table}; data: {', '.join(row.needs)}")
+        for each in row.columns:
+            figures = ", ".join(f"{name} {value:g}" for name, value in each.published.items())
+            typer.echo(f"  {each.name}: {figures}")
 
 
 def _text(value: float | None) -> str:
