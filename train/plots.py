@@ -40,7 +40,9 @@ def plot_confusion(metrics: ClassificationMetrics, title: str, file: Path) -> Pa
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
     axes.set_xlabel("named")
     axes.set_ylabel("labelled")
-    axes.set_title(f"{title}: accuracy {metrics.accuracy:.3f}, macro F1 {metrics.macro_f1:.3f}")
+    axes.set_title(
+        f"{title}\naccuracy {metrics.accuracy:.3f}, macro F1 {metrics.macro_f1:.3f}", fontsize=10
+    )
     return _save(figure, file)
 
 
@@ -67,7 +69,7 @@ def plot_reliability(metrics: ClassificationMetrics, title: str, file: Path) -> 
     axes.set_xlabel("stated probability")
     axes.set_ylabel("share named right")
     error = "none" if metrics.ece is None else f"{metrics.ece:.3f}"
-    axes.set_title(f"{title}: calibration error {error}")
+    axes.set_title(f"{title}\ncalibration error {error}", fontsize=10)
     return _save(figure, file)
 
 
