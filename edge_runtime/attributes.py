@@ -27,6 +27,9 @@ class Attribute(_Strict):
     def _distinct(self) -> Self:
         if len(set(self.values)) != len(self.values):
             raise ValueError(f"attribute {self.name!r}: a value is listed twice")
+        # In cells.csv an empty value says that nobody judged the attribute.
+        if not all(value.strip() for value in self.values):
+            raise ValueError(f"attribute {self.name!r}: a value has no name")
         return self
 
 

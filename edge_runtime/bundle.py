@@ -131,6 +131,13 @@ class FeatureMapSpec(_Part):
     stride: int = Field(gt=0)
 
 
+def _check_classes(classes: tuple[str, ...]) -> None:
+    if len(set(classes)) != len(classes):
+        raise ValueError("a class is listed twice")
+    if not all(name.strip() for name in classes):
+        raise ValueError("a class has no name")
+
+
 class DetectorSpec(_Part):
     """The white-cell detector."""
 
@@ -142,6 +149,11 @@ class DetectorSpec(_Part):
     thresholds: Thresholds
     working_scale: WorkingScale
     artifacts: tuple[Artifact, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        _check_classes(self.classes)
+        return self
 
 
 class CropInputSpec(_Part):
@@ -174,7 +186,8 @@ class ClassifierSpec(_Part):
     classes: tuple[str, ...] = Field(min_length=2)
     input: CropInputSpec
     output: str
-    temperature: float = Field(default=1.0, gt=0)
+    # Far below any fitted one; logits divided by less could leave the numbers.
+    temperature: float = Field(default=1.0, ge=1e-3)
     abstain_below: float = Field(
         ge=0, le=1, description="cells whose best class is less probable stay unclassified"
     )
@@ -186,8 +199,7 @@ class ClassifierSpec(_Part):
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("a class is listed twice")
+        _check_classes(self.classes)
         if UNCLASSIFIED in self.classes:
             raise ValueError(f"{UNCLASSIFIED!r} is what cells without a class are called")
         unknown = set(self.outside_differential) - set(self.classes)

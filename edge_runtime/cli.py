@@ -263,10 +263,12 @@ def _print_summary(report: FilmReport, out: Path) -> None:
     totals = report.totals
     state = "" if report.state == "complete" else "PARTIAL REPORT (interrupted)\n"
     rate = totals.fields / report.duration_s if report.duration_s else 0.0
+    # Cells of classes beside the differential, such as erythroblasts, are no white cells.
+    beside = report.differential is not None and any(report.differential.outside.values())
     typer.echo(
-        f"{state}{totals.cells} white cells in {totals.fields} fields "
-        f"({rate:.1f} fields/s, {report.backend.name} {report.backend.precision} on "
-        f"{report.backend.device})"
+        f"{state}{totals.cells} {'cells' if beside else 'white cells'} in {totals.fields} fields "
+        f"({rate:.{1 if rate >= 1 else 2}f} fields/s, {report.backend.name} "
+        f"{report.backend.precision} on {report.backend.device})"
     )
     if totals.fields_skipped:
         first = next(record for record in report.fields if record.skipped)

@@ -288,6 +288,8 @@ def test_another_schema_names_both_versions(folder: Path, version: Any) -> None:
         (("detector", "input", "scale"), float("nan"), "detector.input.scale"),
         (("detector", "working_scale", "cell_px"), float("inf"), "working_scale.cell_px"),
         (("detector", "classes"), [], "detector.classes"),
+        (("detector", "classes"), ["wbc", "wbc"], "detector: Value error, a class is listed twice"),
+        (("detector", "classes"), [" "], "detector: Value error, a class has no name"),
         (("detector", "artifacts"), [], "detector.artifacts"),
         (("detector", "thresholds", "score"), 1.5, "detector.thresholds.score"),
         (("model_card", "metrics"), {"d": {"ap50": float("nan")}}, "model_card.metrics"),

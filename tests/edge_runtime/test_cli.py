@@ -408,6 +408,17 @@ def test_the_summary_has_a_line_for_each_class(run: Leukoscope, headed_bundle: P
     ]
 
 
+@pytest.mark.parametrize(("outside", "kind"), [("plum", "white cells"), ("violet", "cells")])
+def test_cells_beside_the_differential_are_not_summed_up_as_white(
+    outside: str, kind: str, run: Leukoscope, tmp_path: Path
+) -> None:
+    from tests.toy_heads import classifier_part, write_toy_bundle
+
+    part = classifier_part(outside_differential=[outside])
+    answer = run(bundle=write_toy_bundle(tmp_path / "bundle", classifier=part))
+    assert f"6 {kind} in 3 fields" in answer.out
+
+
 def test_verify_refuses_as_run_does(
     leukoscope: Leukoscope, toy_bundle_folder: Path, tmp_path: Path
 ) -> None:

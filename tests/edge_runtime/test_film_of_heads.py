@@ -389,6 +389,25 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         BundleError,
         "unclassified",
     ),
+    "a class without a name": (
+        {"classifier": classifier_part(classes=["navy", "violet", ""])},
+        BundleError,
+        "a class has no name",
+    ),
+    "a temperature that no number stands": (
+        {"classifier": classifier_part(temperature=1e-320)},
+        BundleError,
+        "classifier.temperature",
+    ),
+    "a value without a name": (
+        {
+            "head": head_part(
+                attributes={"name": "s", "attributes": [{"name": "a", "values": ["", "b"]}]}
+            )
+        },
+        BundleError,
+        "attribute 'a': a value has no name",
+    ),
     "a class outside that is none": (
         {"classifier": classifier_part(outside_differential=["smudge"])},
         BundleError,

@@ -244,3 +244,12 @@ def test_a_differential_without_a_cell_has_no_percent() -> None:
     )
     (row,) = differential_rows(record)
     assert (row.percent, row.interval, row.share) == ("–", "0.0 to 100.0", 0.0)
+
+
+def test_a_heads_figures_do_not_claim_test_films_and_fit_on_paper(tmp_path: Path) -> None:
+    page, text, _ = page_of(tmp_path, classifier=classifier_part(), head_cards={"classifier": CARD})
+    assert "Measured, by artifact and data" in page.text
+    printed = text.partition("@media print")[2].partition("</style>")[0]
+    assert ".columns.head { grid-template-columns: minmax(0, 1fr); }" in printed
+    # Later rules win: the one for all columns must stand before it.
+    assert printed.index(".columns { grid") < printed.index(".columns.head")
