@@ -27,7 +27,7 @@ from edge_runtime.bundle import CropInputSpec, InputSpec
 from edge_runtime.errors import DataError
 from edge_runtime.preprocess import fit_window, tensor_of
 from train.attridet_recipe import AttriDetRecipe, FieldsSpec
-from train.attridet_run import train_attridet
+from train.attridet_run import RECIPE_NAME, train_attridet
 from train.crop_attributes import attributed_cells, judge_crop_attributes, train_crop_attributes
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.describe import DescribeRecipe, FrozenFeatures, train_attribute_head
@@ -176,7 +176,9 @@ def run_detection(
                 say(f"seed {seed}: detector {name} the attribute head")
                 recipe = settings.recipe(data, seed, attributes=attributes)
                 started = time.monotonic()
-                best = train_attridet(recipe, place / name, device=device, workers=0)
+                # An earlier start may have been stopped in the middle.
+                begun = (place / name / RECIPE_NAME).is_file()
+                best = train_attridet(recipe, place / name, device=device, workers=0, resume=begun)
                 minutes = round((time.monotonic() - started) / 60, 2)
                 judged = judge_attridet(recipe, best, "test", device=device)
                 oracle = judged.rule("oracle")

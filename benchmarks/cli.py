@@ -182,10 +182,11 @@ def heads(
 ) -> None:
     """Measure classifier and attribute head on labelled cells, and what they cost."""
     from benchmarks.heads import labelled_pictures, measure_heads
-    from benchmarks.machine import machine_facts, write_result
+    from benchmarks.machine import machine_facts, require_writable, write_result
     from edge_runtime.bundle import open_bundle, shipped_bundle_path
 
     facts = machine_facts(datetime.now(timezone.utc))
+    require_writable(out)
     pictures, root, classes = labelled_pictures(recipe, split, data)
     opened = open_bundle(bundle or shipped_bundle_path())
     result = measure_heads(
@@ -216,9 +217,9 @@ def attributes(
         ),
     ],
     data: Annotated[Path, typer.Option("--data", help="data root")] = Path("../shared/data"),
-    seed: Annotated[list[int] | None, typer.Option(help="may be given again [default: 0 1 2]")] = (
-        None
-    ),
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="may be given again [default: 0 1 2]")
+    ] = (None),
     pictures: Annotated[
         int | None, typer.Option(min=16, help="training pictures [default: 400; heads: 1000]")
     ] = None,
@@ -243,11 +244,14 @@ def attributes(
 ) -> None:
     """What the attribute head does to detection, and what sharing features saves; resumable."""
     from benchmarks.attributes import DetectionSettings, HeadSettings, run_detection, run_heads
-    from benchmarks.machine import machine_facts, write_result
+    from benchmarks.machine import machine_facts, require_writable, write_result
     from edge_runtime.errors import SettingsError
 
     facts = machine_facts(datetime.now(timezone.utc))
     seeds = tuple(dict.fromkeys(seed or [0, 1, 2]))
+    if size % 32:
+        raise SettingsError(f"--size {size}: a multiple of 32; try {size // 32 * 32}")
+    require_writable(out or _RESULTS / f"attributes_{experiment.value}.json")
     if experiment is AttributeExperiment.DETECTION:
         result = run_detection(
             DetectionSettings(model, pictures or 400, judged or 400, epochs, size),
@@ -260,7 +264,7 @@ def attributes(
         )
     else:
         widths = channels.split(",")
-        if not all(width.strip().isdigit() for width in widths):
+        if not all(each.isascii() and each.strip().isdigit() and int(each) for each in widths):
             raise SettingsError(f"--channels {channels!r}: whole numbers and commas, as 32,64")
         result = run_heads(
             HeadSettings(

@@ -65,6 +65,22 @@ def write_result(path: Path, what: str, facts: dict[str, Any], body: dict[str, A
         raise StoreError(f"{path}: {error.strerror}; choose another --out") from error
 
 
+def require_writable(path: Path) -> None:
+    """Refuses a result file that could not be written, before a long measurement.
+
+    Raises:
+        StoreError: it is a folder, or cannot be written.
+    """
+    beside = next(each for each in path.absolute().parents if each.exists())
+    if path.is_dir() or not beside.is_dir():
+        raise StoreError(
+            f"{path}: {'a folder' if path.is_dir() else 'a file is in the way'}; "
+            f"choose another --out"
+        )
+    if not os.access(path if path.exists() else beside, os.W_OK):
+        raise StoreError(f"{path}: may not be written; choose another --out")
+
+
 @dataclass(frozen=True, slots=True)
 class WorkMeter:
     """Processor time of the whole machine up to one moment, in core seconds.

@@ -146,7 +146,7 @@ def write_bundle(
             f"bundle {draft.name}: {total / 1e6:.1f} MB, at most {largest_bytes / 1e6:g} MB; "
             "take a smaller model"
         )
-    _refuse_foreign(out)
+    refuse_foreign(out)
     draft_path = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -245,7 +245,7 @@ def _manifest(draft: BundleDraft) -> bytes:
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
-def _refuse_foreign(out: Path) -> None:
+def refuse_foreign(out: Path) -> None:
     """An earlier bundle may be replaced; anything else at that place is somebody's."""
     if out.suffix == ".zip":
         if out.is_dir() or (out.exists() and not zipfile.is_zipfile(out)):

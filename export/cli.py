@@ -100,7 +100,7 @@ def bundle(
     calibration_set: Annotated[
         Path | None, typer.Option(help="record of an earlier draw to use again, JSON")
     ] = None,
-    seed: Annotated[int, typer.Option(help="of the calibration draw")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the calibration draw")] = 0,
     allowed_points: Annotated[
         float, typer.Option(min=0, help="AP points a domain may lose to int8")
     ] = ALLOWED_POINTS,
@@ -237,7 +237,7 @@ def add_heads(
     calibration_method: Annotated[
         str, typer.Option(help="minmax, percentile, mse, entropy, or best to try all")
     ] = "best",
-    seed: Annotated[int, typer.Option(help="of the calibration draw")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="of the calibration draw")] = 0,
     allowed_head_points: _HeadPoints = ALLOWED_HEAD_POINTS,
     outside_differential: _Outside = _OUTSIDE,
     threads: Annotated[int, typer.Option(min=1, help="pictures measured at once")] = 1,
@@ -258,7 +258,7 @@ def add_heads(
     from dataclasses import replace
 
     from edge_runtime.bundle import open_bundle
-    from export.bundle_writer import draft_of
+    from export.bundle_writer import draft_of, refuse_foreign
     from export.cards import load_card, reworded
     from export.heads import HeadOptions
 
@@ -281,6 +281,8 @@ def add_heads(
         cpu_only=cpu_only,
         outside_differential=tuple(outside_differential),
     )
+    # Before the long work, though the writer asks again.
+    refuse_foreign(out)
     draft = replace(draft_of(open_bundle(bundle)), version=version)
     if card is not None:
         draft = replace(draft, model_card=reworded(draft.model_card, load_card(card)))

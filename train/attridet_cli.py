@@ -80,8 +80,10 @@ def judge_attridet(
         open_run,
         require_one_device,
     )
+    from train.run_folder import make_folder
 
     recipe, own = open_run(run, data, checkpoint)
+    make_folder(out)
     judged = judge_attridet(
         recipe, own, split.value, batch=batch, device=require_one_device(device)
     )

@@ -20,6 +20,7 @@ from edge_runtime.errors import DataError, SettingsError
 from train.attridet_folder import is_written_for, read_fields, write_data_yaml, write_folder
 from train.attridet_recipe import AttriDetRecipe, Phase
 from train.own_checkpoint import load_own_checkpoint, require_same_architecture
+from train.run_folder import LAST, storing
 
 RECIPE_NAME = "recipe.json"
 RECORD_NAME = "training.json"
@@ -52,7 +53,8 @@ def train_attridet(
     Raises:
         DataError: missing or bad data, or nothing to resume.
         SettingsError: a bad recipe or device, a checkpoint of another network, or a folder
-            begun with another recipe.
+            begun with another recipe, or one that holds a run where none is resumed.
+        StoreError: the folder cannot be made.
     """
     # Ultralytics asks its servers for news at import unless it is told not to.
     os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -125,14 +127,19 @@ def _claim(recipe: AttriDetRecipe, out: Path, *, resume: bool) -> None:
         if file.read_text() != mine:
             raise SettingsError(f"{out}: begun with another recipe; choose another folder")
         return
-    out.mkdir(parents=True, exist_ok=True)
-    (out / RECORD_NAME).unlink(missing_ok=True)
-    for old in out.glob("phase[0-9]*"):
-        if old.is_dir():
-            shutil.rmtree(old)
-        else:
-            old.unlink()
-    file.write_text(mine)
+    if any((out / name).is_file() for name in (RECORD_NAME, LAST)):
+        raise SettingsError(f"{out}: holds a finished run already; choose another --out")
+    if file.is_file() and any(out.glob("phase[0-9]*/weights/last.pt")):
+        raise SettingsError(f"{out}: holds a run already; choose another --out, or --resume")
+    with storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        # What a run that was stopped before its first epoch left.
+        for old in out.glob("phase[0-9]*") if file.is_file() else ():
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
+        file.write_text(mine)
 
 
 class _PhaseRun:

@@ -60,7 +60,7 @@ class Phase(BaseModel):
         warmup: share of the steps in which the rate rises; then it falls as a cosine.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(gt=0)
     frozen_backbone: bool = False
@@ -249,13 +249,15 @@ def torch_device(device: str) -> torch.device:
     """
     if device == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if device.isdigit():
+    if device.isascii() and device.isdigit():
         found = torch.cuda.device_count()
         if int(device) >= found:
             raise SettingsError(f"--device {device}: {found} CUDA devices here; try --device cpu")
         return torch.device(f"cuda:{device}")
     if device not in ("cpu", "mps"):
         raise SettingsError(f"--device {device!r}: use auto, cpu or the index of one GPU")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError("--device mps: no such device here; try --device cpu")
     return torch.device(device)
 
 

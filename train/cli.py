@@ -83,7 +83,7 @@ def detect(
     seed: Annotated[int | None, typer.Option(min=0, help="[default: the recipe's]")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, 0, or 0,1 for several GPUs")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,
-    workers: Annotated[int, typer.Option(help="processes that load data")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="processes that load data")] = 2,
 ) -> None:
     """Train a white-cell detector."""
     from train.recipe import load_recipe
@@ -224,7 +224,7 @@ def detect_binary(
     device: Annotated[str, typer.Option(help="auto, cpu, 0, or 0,1 for several GPUs")] = "auto",
     resume: ResumeOption = False,
     seed: SeedOption = None,
-    workers: Annotated[int, typer.Option(help="processes that load data")] = 2,
+    workers: Annotated[int, typer.Option(min=0, help="processes that load data")] = 2,
 ) -> None:
     """Train the first of two stages: a detector on a whole data set of the catalogue."""
     from train.binary_detector import load_binary_recipe, train_binary_detector

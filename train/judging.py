@@ -23,7 +23,7 @@ from edge_runtime.film_report import RESEARCH_USE
 from train.classify import CELLS_NAME, JudgedCells, judge, torch_device
 from train.models.cell_classifier import CHECKPOINT_NAME, Checkpoint, load_classifier
 from train.plots import plot_confusion, plot_reliability
-from train.run_folder import storing
+from train.run_folder import make_folder, storing
 
 RESULT_NAME = "classification.json"
 
@@ -76,6 +76,7 @@ def judge_run(
     pictures = opened.cells.of_split(split)
     if not pictures:
         raise DataError(f"{run / CELLS_NAME}: no {split} cell in it; choose another --split")
+    make_folder(out)
     judged = judge(network.to(chosen), pictures, opened.root, checkpoint.input, device=chosen)
     metrics = metrics_of(judged, checkpoint.classes)
     about = {"run": opened.cells.name, "split": split, "crops": "labelled boxes"}

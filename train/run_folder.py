@@ -6,6 +6,7 @@ the trainings leave there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,8 +35,19 @@ def begin_run(out: Path, *, resume: bool) -> None:
         return
     if last.is_file():
         raise SettingsError(f"{out}: holds a run already; choose another --out, or --resume")
+    make_folder(out)
+
+
+def make_folder(out: Path) -> None:
+    """Makes a folder for results, before the long work that they come from.
+
+    Raises:
+        StoreError: it cannot be made or written to.
+    """
     with storing(out):
         out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise StoreError(f"{out}: may not be written; change --out")
 
 
 def read_last(out: Path, keys: tuple[str, ...]) -> dict[str, Any]:

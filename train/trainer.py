@@ -101,13 +101,15 @@ def chosen_device(device: str, torch: Any) -> str:
     """
     if device == "auto":
         return "0" if torch.cuda.is_available() else "cpu"
-    wanted = [part for part in device.split(",") if part.strip().isdigit()]
+    wanted = [part for part in device.split(",") if part.isascii() and part.strip().isdigit()]
     if wanted and len(wanted) == len(device.split(",")):
         found = torch.cuda.device_count()
         if any(int(part) >= found for part in wanted):
             raise SettingsError(f"--device {device}: {found} CUDA devices here; try --device cpu")
     elif device not in ("cpu", "mps"):
         raise SettingsError(f"--device {device!r}: use auto, cpu, 0 or 0,1")
+    elif device == "mps" and not torch.backends.mps.is_available():
+        raise SettingsError("--device mps: no such device here; try --device cpu")
     return device
 
 

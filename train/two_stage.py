@@ -36,7 +36,7 @@ from train.datasets.cell_sources import CellSourceSpec, cell_picture, read_sourc
 from train.judging import metrics_of, open_run, recipe_of, write_classification
 from train.models.cell_classifier import CHECKPOINT_NAME, load_classifier
 from train.recipe_file import read_recipe
-from train.run_folder import storing
+from train.run_folder import make_folder, storing
 
 AdaptationMode = Literal["sequential", "joint"]
 
@@ -136,6 +136,7 @@ def judge_two_stage(
     """
     chosen = torch_device(device)
     checkpoint, network, opened = open_run(run, data)
+    make_folder(out)
     network = network.to(chosen)
     pictures = opened.cells.of_split(split)
     labelled = metrics_of(

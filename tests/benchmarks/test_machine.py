@@ -14,6 +14,7 @@ from benchmarks.machine import (
     machine_facts,
     named_without_machine,
     peak_memory_bytes,
+    require_writable,
     write_result,
 )
 from edge_runtime.errors import StoreError
@@ -85,3 +86,12 @@ def test_peak_memory_is_of_the_process_alone() -> None:
     assert len(ballast) == 300 << 20
     assert 5e6 < int(said.stdout) < 200e6
     assert peak_memory_bytes() > len(ballast)
+
+
+def test_a_result_file_is_looked_at_before_the_measurement(tmp_path: Path) -> None:
+    require_writable(tmp_path / "new" / "result.json")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").write_text("")
+    for bad in (tmp_path, tmp_path / "file" / "result.json"):
+        with pytest.raises(StoreError, match="choose another --out"):
+            require_writable(bad)

@@ -277,3 +277,16 @@ def test_settings_of_the_head_reach_the_data_file(finished: Path) -> None:
     document = yaml.safe_load((finished / "phase1-data.yaml").read_text())
     settings = AttriDetSettings.from_data(document)
     assert (settings.weight, settings.dropout, settings.outputs) == (1.0, 0.2, "per_value")
+
+
+def test_a_run_is_never_overwritten(root: Path, finished: Path, tmp_path: Path) -> None:
+    before = (finished / "phase1" / "weights" / "last.pt").stat().st_mtime_ns
+    with pytest.raises(SettingsError, match="holds a finished run already"):
+        train_attridet(load_recipe_of(finished), finished, device="cpu")
+    assert (finished / "phase1" / "weights" / "last.pt").stat().st_mtime_ns == before
+    (tmp_path / "last.pt").write_bytes(b"of another training")
+    with pytest.raises(SettingsError, match="choose another --out"):
+        train_attridet(recipe(root), tmp_path, device="cpu")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        train_attridet(recipe(root), tmp_path / "file", device="cpu")

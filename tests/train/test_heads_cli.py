@@ -100,3 +100,58 @@ def test_bad_input_to_attributes(tmp_path: Path, cells: Path) -> None:
             "attributes", "--recipe", tmp_path / "r.yaml", "--data", cells, *flags,
             "--detector", tmp_path / "none.pt",
         )  # fmt: skip
+
+
+def changed(recipe: Path, name: str, **keys: object) -> Path:
+    document = yaml.safe_load(recipe.read_text()) | keys
+    file = recipe.with_name(name)
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def test_classes_that_no_data_set_has_and_rates_that_are_no_numbers(
+    cells: Path, recipe: Path, tmp_path: Path
+) -> None:
+    flags = ("--out", tmp_path / "run", "--data", cells)
+    classes = yaml.safe_load(recipe.read_text())["classes"]
+    odd = changed(recipe, "odd.yaml", classes=[*classes, "zebra"])
+    with pytest.raises(SettingsError, match="class zebra is in none of its data sets"):
+        call("classify", "--recipe", odd, *flags)
+    twice = changed(recipe, "twice.yaml", classes=[*classes, classes[0]])
+    with pytest.raises(SettingsError, match="is named twice"):
+        call("classify", "--recipe", twice, *flags)
+    endless = changed(recipe, "inf.yaml", phases=[{"epochs": 1, "lr": float("inf")}])
+    with pytest.raises(SettingsError, match="finite"):
+        call("classify", "--recipe", endless, *flags)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("device", ["²", "0,²"])
+def test_a_device_that_is_no_index(recipe: Path, tmp_path: Path, device: str) -> None:
+    import torch
+
+    from train.trainer import chosen_device
+
+    with pytest.raises(SettingsError, match="--device"):
+        call("classify", "--recipe", recipe, "--out", tmp_path / "run", "--device", device)
+    with pytest.raises(SettingsError, match="--device"):
+        chosen_device(device, torch)
+
+
+def test_weights_are_refused_without_warnings_and_when_not_finite(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    import pickle
+
+    import torch
+
+    from train.models.cell_classifier import load_weights, put_weights
+
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(print, protocol=4))
+    with pytest.raises(DataError, match="never run"):
+        load_weights(tmp_path / "code.pt")
+    assert not recwarn.list
+    network = torch.nn.Linear(2, 1)
+    state = {"weight": torch.full((1, 2), float("nan")), "bias": torch.zeros(1)}
+    with pytest.raises(DataError, match="not finite"):
+        put_weights(network, state, tmp_path / "nan.pt")

@@ -74,6 +74,9 @@ def read_sources(
                 f"{each.dataset}: path {each.path} must be relative to the data root; "
                 f"give --data {Path(each.path).parent} and the folder's name"
             )
+    twice = sorted({one for one in classes if classes.count(one) > 1})
+    if twice:
+        raise SettingsError(f"recipe {name}: class {twice[0]} is named twice; name each once")
     schema: AttributeSchema | None = None
     pictures: list[CellPicture] = []
     read = [(each, read_source(each, root)) for each in sources]
@@ -95,6 +98,13 @@ def read_sources(
             ]
             kept = [row for row in rows if row.cells]
             pictures += kept * (source.repeat if split == "train" else 1)
+    offered = {one for _, found in read for one in found.classes}
+    absent = [one for one in classes if one not in offered]
+    if absent:
+        raise SettingsError(
+            f"recipe {name}: class {absent[0]} is in none of its data sets "
+            f"({', '.join(sorted(offered))}); mend the class list or give a mapping"
+        )
     record = LabelledCells(name=name, classes=classes, attributes=schema, pictures=tuple(pictures))
     if not record.of_split("train"):
         raise DataError(f"{root}: no cell of the recipe's classes to train on; check the data")

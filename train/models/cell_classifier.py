@@ -6,6 +6,7 @@ checkpoint's form. Does not own training (see ``train.classify``).
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +143,10 @@ def load_weights(file: Path) -> Any:
         DataError: missing, damaged, or a pickle that holds anything else.
     """
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Torch warns of how a foreign pickle was written before it refuses it.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}; give an existing file of weights") from error
     except Exception as error:  # what stumbles over foreign bytes can fail in any way
@@ -174,6 +178,8 @@ def put_weights(network: nn.Module, state: dict[str, Tensor], file: Path) -> Non
     for name, tensor in wanted.items():
         if name not in state:
             raise DataError(f"{file}: weights of another network: {name!r} is missing")
+        if not bool(torch.isfinite(state[name]).all()):
+            raise DataError(f"{file}: {name!r} holds numbers that are not finite; train again")
         if state[name].shape != tensor.shape:
             raise DataError(
                 f"{file}: {name!r} is {tuple(state[name].shape)}, this network's is "
