@@ -90,7 +90,7 @@ class DescribeRecipe(BaseModel):
     window: WindowSpec = WindowSpec()
     epochs: int = Field(gt=0)
     batch: int = Field(default=32, gt=1)
-    lr: float = Field(default=0.001, gt=0)
+    lr: float = Field(default=0.001, gt=0, allow_inf_nan=False)
     warmup: float = Field(default=0.05, ge=0, lt=1)
     weight_decay: float = Field(default=0.01, ge=0)
     ema: float = Field(default=0.998, ge=0, lt=1)
