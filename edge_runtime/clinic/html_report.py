@@ -179,7 +179,7 @@ def _page(
         "pictures": len(pictures),
         "skipped": [field for field in report.fields if field.skipped],
         "skipped_rows": SKIPPED_ROWS,
-        "metrics": report_view.metric_table(report.model_card.metrics),
+        "metrics": report_view.metric_tables(report.model_card.metrics),
         "settings": report_view.setting_rows(report.settings),
         "style": Markup(style),
         "script": Markup(script),
@@ -205,7 +205,7 @@ def _findings(report: FilmReport, gallery: list[_GalleryCell]) -> dict[str, Any]
         "votes": film_view.vote_rows(morphology) if morphology else [],
         "counts": film_view.count_table(morphology) if morphology else ([], []),
         "heads": [
-            (head, report_view.metric_table(head.card.metrics) if head.card else None)
+            (head, report_view.metric_tables(head.card.metrics) if head.card else [])
             for head in film_view.head_views(report)
         ],
     }

@@ -18,6 +18,7 @@ from edge_runtime.film_report import CellRecord, FilmReport
 _BARS = 20  # more cannot be told apart at the width of a chart
 _LABELLED_BARS = 11
 _SCORE_STEP = 0.05
+_METRICS_ABREAST = 8  # more columns would have to be scrolled to on a laptop
 _UNIT_OF_ENDING = {"_ms": " (ms)", "_s": " (s)", "_px": " (px)", "_um": " (µm)"}
 
 
@@ -221,16 +222,43 @@ def score_chart(report: FilmReport) -> Chart | None:
     return _chart(heights, labels, titles, "score, from", "cells", summary)
 
 
-def metric_table(
-    metrics: Mapping[str, Mapping[str, float]],
-) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """The model card's numbers as column titles and one row per domain."""
-    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    rows = [
-        (domain, [_say_metric(values.get(name)) for name in names])
-        for domain, values in metrics.items()
-    ]
-    return [say_key(name) for name in names], rows
+@dataclass(frozen=True, slots=True)
+class MetricTable:
+    """Figures of a model card that are named alike.
+
+    Attributes:
+        corner: what the first column holds.
+        titles: of the other columns.
+        rows: name and values as text.
+    """
+
+    corner: str
+    titles: list[str]
+    rows: list[tuple[str, list[str]]]
+
+
+def metric_tables(metrics: Mapping[str, Mapping[str, float]]) -> list[MetricTable]:
+    """A model card's numbers, a table for each set of figures that rows share.
+
+    Tables with more figures than fit side by side have one row for each figure.
+    """
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for domain, values in metrics.items():
+        alike.setdefault(tuple(values), []).append(domain)
+    tables = []
+    for names, domains in alike.items():
+        if len(names) <= _METRICS_ABREAST:
+            rows = [
+                (each, [_say_metric(metrics[each][name]) for name in names]) for each in domains
+            ]
+            tables.append(MetricTable("Domain", [say_key(name) for name in names], rows))
+        else:
+            rows = [
+                (say_key(name), [_say_metric(metrics[each][name]) for each in domains])
+                for name in names
+            ]
+            tables.append(MetricTable("Figure", domains, rows))
+    return tables
 
 
 def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -107,10 +107,19 @@ def test_labels_stay_inside_the_picture(box: tuple[float, float, float, float]) 
     assert shown.text_size * 0.7 <= label.label_y <= 480
 
 
-def test_metrics_missing_in_a_domain_leave_a_dash() -> None:
-    titles, rows = report_view.metric_table({"a": {"AP50": 0.9}, "b": {"recall": 0.8, "n": 50}})
-    assert titles == ["AP50", "recall", "n"]
-    assert rows == [("a", ["0.900", "–", "–"]), ("b", ["–", "0.800", "50"])]
+def test_domains_with_the_same_figures_share_a_table() -> None:
+    few = {"a": {"AP50": 0.9}, "b": {"recall": 0.8, "n": 50}, "c": {"AP50": 0.7}}
+    first, second = report_view.metric_tables(few)
+    assert (first.corner, first.titles) == ("Domain", ["AP50"])
+    assert first.rows == [("a", ["0.900"]), ("c", ["0.700"])]
+    assert (second.titles, second.rows) == (["recall", "n"], [("b", ["0.800", "50"])])
+
+
+def test_many_figures_stand_below_each_other() -> None:
+    many = {f"figure {n}": n / 10 for n in range(9)}
+    (table,) = report_view.metric_tables({"a": many, "b": many})
+    assert (table.corner, table.titles, len(table.rows)) == ("Figure", ["a", "b"], 9)
+    assert table.rows[3] == ("figure 3", ["0.300", "0.300"])
 
 
 def test_settings_are_flat_and_sorted() -> None:
