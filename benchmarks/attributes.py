@@ -28,7 +28,7 @@ from edge_runtime.errors import DataError
 from edge_runtime.preprocess import fit_window, tensor_of
 from train.attridet_recipe import AttriDetRecipe, FieldsSpec
 from train.attridet_run import RECIPE_NAME, train_attridet
-from train.crop_attributes import attributed_cells, judge_crop_attributes, train_crop_attributes
+from train.crop_attributes import judge_crop_attributes, train_crop_attributes
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.describe import DescribeRecipe, FrozenFeatures, train_attribute_head
 from train.evaluate_attridet import judge_attridet
@@ -118,7 +118,7 @@ class HeadSettings:
     rounds: int = 40
 
     def recipe(self, data: Path, detector: Path, seed: int) -> DescribeRecipe:
-        """Of the head; the crop network takes its epochs, batch, rates and averaging."""
+        """Of the head; the crop network takes its epochs, batch and rates."""
         return DescribeRecipe(
             name="shared-head",
             purpose="experiment: head on shared features against a crop network",
@@ -362,13 +362,11 @@ def judge_shared_head(
     strides = [tap.stride for tap in features.taps]
     schema = _schema_of(cells)
     truth, predicted = [], []
-    for picture, number in attributed_cells(cells, "test"):
+    for picture, number in cells.attributed("test"):
         pixels = picture.read(root)
         height, width = pixels.shape[:2]
         window = fit_window(width, height, spec)
-        scale = np.array([window.scale_x, window.scale_y] * 2, np.float32)
-        pad = np.array([window.pad_x, window.pad_y] * 2, np.float32)
-        box = picture.boxes_xyxy(width, height)[number : number + 1] * scale + pad
+        box = window.to_input(picture.boxes_xyxy(width, height)[number : number + 1])
         with torch.no_grad():
             maps = features(torch.from_numpy(tensor_of(pixels, window, spec)))
             logits = head(pool_cells(maps, strides, torch.from_numpy(box), torch.zeros(1)))

@@ -242,9 +242,7 @@ def _on_labelled_boxes(loaded: LoadedBundle, pixels: UInt8Image, boxes: Float32A
     spec = loaded.bundle.manifest.detector.input
     window = fit_window(pixels.shape[1], pixels.shape[0], spec)
     maps = loaded.backend.infer({spec.name: tensor_of(pixels, window, spec)})
-    scale = np.array([window.scale_x, window.scale_y] * 2, np.float32)
-    pad = np.array([window.pad_x, window.pad_y] * 2, np.float32)
-    values, _ = loaded.attribute_head.judge(maps, (boxes * scale + pad).astype(np.float32))
+    values, _ = loaded.attribute_head.judge(maps, window.to_input(boxes))
     return values
 
 

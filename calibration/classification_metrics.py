@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from calibration.confidence import expected_calibration_error
+from calibration.confidence import expected_calibration_error, softmax
 from edge_runtime.errors import DataError
 from edge_runtime.types import Float32Array, Int64Array
 
@@ -148,12 +148,8 @@ def evaluate_classification(
 
 
 def probabilities(logits: Float32Array, temperature: float = 1.0) -> Float32Array:
-    """Softmax of ``logits / temperature`` over the last axis, float32."""
-    scaled = logits.astype(np.float64) / temperature
-    scaled -= scaled.max(axis=-1, keepdims=True)
-    raised = np.exp(scaled)
-    shares: Float32Array = (raised / raised.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return shares
+    """Softmax of ``logits / temperature``, float32 ``(n, classes)``."""
+    return np.asarray(softmax(logits.astype(np.float64) / temperature), np.float32)
 
 
 def _bins(confidence: Float32Array, right: np.ndarray) -> tuple[ReliabilityBin, ...]:

@@ -74,7 +74,7 @@ def fit_temperature(probabilities: Float32Array, truth: Int64Array) -> float:
     own = logits[np.arange(len(truth)), truth]
 
     def slope(factor: float) -> float:
-        expected = (_softmax(logits * factor) * logits).sum(axis=1)
+        expected = (softmax(logits * factor) * logits).sum(axis=1)
         return float((expected - own).mean())
 
     low, high = 1 / _HOTTEST, 1 / _COLDEST
@@ -89,7 +89,7 @@ def fit_temperature(probabilities: Float32Array, truth: Int64Array) -> float:
 
 def at_temperature(probabilities: Float32Array, temperature: float) -> Float32Array:
     """Probabilities ``(n, classes)`` at temperature 1, at another."""
-    return np.asarray(_softmax(_logits(probabilities) / temperature), np.float32)
+    return np.asarray(softmax(_logits(probabilities) / temperature), np.float32)
 
 
 def choose_abstention(probabilities: Float32Array, truth: Int64Array) -> float:
@@ -121,6 +121,7 @@ def _logits(probabilities: Float32Array) -> NDArray[np.float64]:
     return np.log(np.maximum(probabilities.astype(np.float64), _SMALLEST))
 
 
-def _softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities ``(n, classes)`` of logits, each row summing to 1."""
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))

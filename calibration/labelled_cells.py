@@ -110,6 +110,15 @@ class LabelledCells(_Record):
         """Pictures of one split, in the record's order."""
         return tuple(each for each in self.pictures if each.split == split)
 
+    def attributed(self, split: CellSplit) -> list[tuple[CellPicture, int]]:
+        """Cells of a split with at least one known attribute: picture and number in it."""
+        return [
+            (picture, number)
+            for picture in self.of_split(split)
+            for number, cell in enumerate(picture.cells)
+            if any(value != MISSING for value in cell.attributes)
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedCells:

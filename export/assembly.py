@@ -167,7 +167,7 @@ def assemble(
     made = _quantise(run, float_model, measure, float_ap, calibration, say)
     models = {path: each.model for path, each in made.items()}
     gate = [GateRow(path, "onnxruntime", each.parity) for path, each in made.items()]
-    if _runs_here("openvino"):
+    if runs_here("openvino"):
         say(f"{CPU.path} on openvino")
         ap = measure.ap(measure.finds(models[CPU.path], "openvino"))
         verdict = parity_gate(float_ap, ap, allowed_points=options.allowed_points)
@@ -359,7 +359,8 @@ def _methods(made: Mapping[str, _Quantised]) -> str:
     return ", ".join(f"{each.method} ({path})" for path, each in made.items())
 
 
-def _runs_here(backend: str) -> bool:
+def runs_here(backend: str) -> bool:
+    """Whether a backend is installed and works on this machine."""
     try:
         backend_row(backend)
     except BackendError:

@@ -41,9 +41,30 @@ class CardText(BaseModel):
     training_data: tuple[str, ...] = Field(min_length=1)
 
 
+def card_of(
+    text: CardText, metrics: Mapping[str, Mapping[str, float]], *, metrics_of: str
+) -> ModelCard:
+    """What people wrote, with figures.
+
+    Args:
+        text: what the card file says.
+        metrics: figures by name, per domain or artifact.
+        metrics_of: artifact, machine and date of the metrics.
+    """
+    return ModelCard(
+        title=text.title,
+        summary=text.summary,
+        limits=text.limits,
+        licence=text.licence,
+        training_data=text.training_data,
+        metrics={domain: dict(values) for domain, values in metrics.items()},
+        metrics_of=metrics_of,
+    )
+
+
 def reworded(card: ModelCard, text: CardText) -> ModelCard:
     """A card with its figures as they were and everything people wrote anew."""
-    return card.model_copy(update=dict(text))
+    return card_of(text, card.metrics, metrics_of=card.metrics_of)
 
 
 def load_card(path: Path) -> CardText:
@@ -79,27 +100,20 @@ def model_card(
         metrics: per evaluation domain.
         metrics_of: artifact, machine and date of the metrics.
     """
-    return ModelCard(
-        title=text.title,
-        summary=text.summary,
-        limits=text.limits,
-        licence=text.licence,
-        training_data=text.training_data,
-        metrics={
-            domain: {
-                "fields": measured.images,
-                "cells": measured.cells,
-                # More digits than a few hundred cells can carry would feign precision.
-                "AP50-95": round(measured.ap, 4),
-                "AP50": round(measured.ap50, 4),
-                "AR": round(measured.ar, 4),
-                "recall": round(measured.recall, 4),
-                "precision": round(measured.precision, 4),
-            }
-            for domain, measured in metrics.items()
-        },
-        metrics_of=metrics_of,
-    )
+    figures = {
+        domain: {
+            "fields": measured.images,
+            "cells": measured.cells,
+            # More digits than a few hundred cells can carry would feign precision.
+            "AP50-95": round(measured.ap, 4),
+            "AP50": round(measured.ap50, 4),
+            "AR": round(measured.ar, 4),
+            "recall": round(measured.recall, 4),
+            "precision": round(measured.precision, 4),
+        }
+        for domain, measured in metrics.items()
+    }
+    return card_of(text, figures, metrics_of=metrics_of)
 
 
 def render_card(

@@ -22,9 +22,11 @@ from export.bundle_writer import DEFAULT_SCALE
 from export.heads_cli import (
     ATTRIBUTE_CARD,
     CLASSIFIER_CARD,
+    add_verdict,
     head_sources,
     print_heads,
     stop_at_the_gate,
+    verdict_table,
 )
 from export.parity import ALLOWED_HEAD_POINTS, ALLOWED_POINTS
 
@@ -351,23 +353,9 @@ def _print_result(result: ExportResult, *, float_bytes: int) -> None:
     from rich.table import Table
 
     console = Console()
-    gate = Table(title="AP50-95 on validation fields, float against int8")
-    for title in ("artifact", "backend", "domain"):
-        gate.add_column(title)
-    for title in ("float", "int8", "points lost"):
-        gate.add_column(title, justify="right")
+    gate = verdict_table("AP50-95 on validation fields, float against int8", "domain")
     for row in result.gate:
-        for each in row.parity.domains:
-            over = each.lost_points > row.parity.allowed_points
-            gate.add_row(
-                _short(row.artifact),
-                row.backend,
-                each.domain,
-                f"{each.float_figure:.4f}",
-                f"{each.int8_figure:.4f}",
-                f"{each.lost_points:+.2f}",
-                style="bold red" if over else None,
-            )
+        add_verdict(gate, row, _short(row.artifact))
         gate.add_section()
     console.print(gate)
     test = Table(title=f"Test fields, score {result.operating_point.score:g}")

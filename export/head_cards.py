@@ -13,7 +13,7 @@ import numpy as np
 from calibration.confidence import at_temperature
 from edge_runtime.bundle import AttributeHeadSpec, ClassifierSpec, ModelCard
 from export.assembly import GateRow
-from export.cards import CardText
+from export.cards import CardText, card_of
 from export.head_evaluation import AttributeAnswers, ClassAnswers
 
 # More digits than a few hundred cells can carry would feign precision.
@@ -98,15 +98,7 @@ def head_card(
                     "points lost": each.lost_points,
                 }
             )
-    return ModelCard(
-        title=text.title,
-        summary=text.summary,
-        limits=text.limits,
-        licence=text.licence,
-        training_data=text.training_data,
-        metrics=shown,
-        metrics_of=metrics_of,
-    )
+    return card_of(text, shown, metrics_of=metrics_of)
 
 
 def _rounded(values: Mapping[str, float | None]) -> dict[str, float]:

@@ -34,9 +34,9 @@ from edge_runtime.bundle import (
     ModelCard,
     Runtime,
 )
-from edge_runtime.errors import BackendError, DataError, SettingsError
+from edge_runtime.errors import DataError, SettingsError
 from edge_runtime.preprocess import crop_tensor
-from export.assembly import BEST, METHOD_CHOICES, ArtifactFacts, GateRow
+from export.assembly import BEST, METHOD_CHOICES, ArtifactFacts, GateRow, runs_here
 from export.cards import CardText
 from export.graph import convolution_work, load_graph
 from export.head_cards import attribute_figures, class_figures, head_card
@@ -319,7 +319,7 @@ def _choose(
         if before is None or worst.lost_points < before.parity.worst.lost_points:
             chosen[runtime] = _Quantised(_artifact(head, runtime, found_by, drawn), model, parity)
     gate = [GateRow(each.artifact.path, "onnxruntime", each.parity) for each in chosen.values()]
-    if _runs_here("openvino"):
+    if runs_here("openvino"):
         cpu = chosen["cpu"]
         say(f"{cpu.artifact.path} on openvino")
         found = measure({"cpu chosen": cpu.model}, "openvino")["cpu chosen"]
@@ -369,11 +369,3 @@ def _result(
         for path, model in contents.items()
     )
     return HeadResult(head, spec, contents, described, gate, facts)
-
-
-def _runs_here(backend: str) -> bool:
-    try:
-        backend_row(backend)
-    except BackendError:
-        return False
-    return True

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 from edge_runtime.errors import BundleError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from export.assembly import GateRow
     from export.bundle_writer import BundleDraft
     from export.head_export import HeadSources
     from export.heads import HeadResult
@@ -48,30 +51,48 @@ def head_sources(
     )
 
 
+def verdict_table(title: str, judged_on: str) -> Table:
+    """An empty table of a gate's verdicts; ``judged_on`` heads the column of domains."""
+    from rich.table import Table
+
+    table = Table(title=title)
+    for name in ("artifact", "backend", judged_on):
+        table.add_column(name)
+    for name in ("float", "int8", "points lost"):
+        table.add_column(name, justify="right")
+    return table
+
+
+def add_verdict(table: Table, row: GateRow, artifact: str) -> None:
+    """A line for each domain, red where more is lost than allowed.
+
+    Args:
+        table: out of ``verdict_table``.
+        row: the verdict.
+        artifact: its name as the table shows it.
+    """
+    for each in row.parity.domains:
+        over = each.lost_points > row.parity.allowed_points
+        table.add_row(
+            artifact,
+            row.backend,
+            each.domain,
+            f"{each.float_figure:.4f}",
+            f"{each.int8_figure:.4f}",
+            f"{each.lost_points:+.2f}",
+            style="bold red" if over else None,
+        )
+
+
 def print_heads(results: Sequence[HeadResult], draft: BundleDraft) -> None:
     """The gate's table, test figures and sizes."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console()
-    gate = Table(title="Macro-F1 on validation cells, float against int8")
-    for title in ("artifact", "backend", "cells"):
-        gate.add_column(title)
-    for title in ("float", "int8", "points lost"):
-        gate.add_column(title, justify="right")
+    gate = verdict_table("Macro-F1 on validation cells, float against int8", "cells")
     for result in results:
         for row in result.gate:
-            for each in row.parity.domains:
-                over = each.lost_points > row.parity.allowed_points
-                gate.add_row(
-                    row.artifact.removesuffix(".onnx"),
-                    row.backend,
-                    each.domain,
-                    f"{each.float_figure:.4f}",
-                    f"{each.int8_figure:.4f}",
-                    f"{each.lost_points:+.2f}",
-                    style="bold red" if over else None,
-                )
+            add_verdict(gate, row, row.artifact.removesuffix(".onnx"))
         gate.add_section()
     console.print(gate)
     for result in results:

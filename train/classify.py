@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from calibration.classification_metrics import ClassificationMetrics, evaluate_classification
 from calibration.labelled_cells import CellPicture, LabelledCells, write_cells
 from edge_runtime.bundle import CropInputSpec
 from edge_runtime.errors import SettingsError
@@ -125,18 +126,18 @@ class JudgedCells:
 
     @property
     def accuracy(self) -> float:
-        """Share of cells named right."""
-        return float((self.logits.argmax(1) == self.truth).mean()) if len(self.truth) else 0.0
+        """Share of cells named right; 0 without a cell."""
+        return self._figures.accuracy if len(self.truth) else 0.0
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 over the classes that occur in the truth."""
-        said = self.logits.argmax(1)
-        scores = []
-        for label in np.unique(self.truth):
-            hits = int(((said == label) & (self.truth == label)).sum())
-            scores.append(2 * hits / int((said == label).sum() + (self.truth == label).sum()))
-        return float(np.mean(scores)) if scores else 0.0
+        """Mean F1 over the classes that occur in the truth; 0 without a cell."""
+        return self._figures.macro_f1 if len(self.truth) else 0.0
+
+    @property
+    def _figures(self) -> ClassificationMetrics:
+        names = [str(index) for index in range(self.logits.shape[1])]
+        return evaluate_classification(names, self.truth, self.logits.argmax(1))
 
 
 def judge(

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from calibration.attribute_metrics import AttributeMetrics, evaluate_on_labelled_boxes
-from calibration.labelled_cells import CellPicture, CellSplit, LabelledCells
-from edge_runtime.attributes import MISSING
+from calibration.labelled_cells import CellSplit, LabelledCells
 from edge_runtime.bundle import CropInputSpec
 from edge_runtime.errors import DataError
 from edge_runtime.preprocess import crop_tensor
@@ -118,7 +117,7 @@ def judge_crop_attributes(
     """
     schema = cells.attributes
     truth, crops = [], []
-    for picture, number in attributed_cells(cells, split):
+    for picture, number in cells.attributed(split):
         pixels = picture.read(root)
         box = picture.boxes_xyxy(pixels.shape[1], pixels.shape[0])[number : number + 1]
         crops.append(crop_tensor(pixels, box, crop))
@@ -135,21 +134,11 @@ def judge_crop_attributes(
     return evaluate_on_labelled_boxes(schema, np.array(truth, np.int64), np.concatenate(predicted))
 
 
-def attributed_cells(cells: LabelledCells, split: CellSplit) -> list[tuple[CellPicture, int]]:
-    """Cells of a split with at least one known attribute: picture and number in it."""
-    return [
-        (picture, number)
-        for picture in cells.of_split(split)
-        for number, cell in enumerate(picture.cells)
-        if any(value != MISSING for value in cell.attributes)
-    ]
-
-
 def _training_cells(
     cells: LabelledCells, root: Path, crop: CropInputSpec
 ) -> tuple[list[Surroundings], Tensor]:
     around, values = [], []
-    for picture, number in attributed_cells(cells, "train"):
+    for picture, number in cells.attributed("train"):
         pixels = picture.read(root)
         box = picture.boxes_xyxy(pixels.shape[1], pixels.shape[0])[number]
         around.append(surroundings(pixels, box, crop))

@@ -263,7 +263,7 @@ class _Run:
     def train(self) -> None:
         """All epochs."""
         recipe = self._recipe
-        examples = _examples(self._cells, "train")
+        examples = self._cells.attributed("train")
         if not examples:
             raise DataError(f"{self._root}: no training cell with an attribute; check the data")
         self._value_weights = self._weigh_values(examples)
@@ -409,7 +409,7 @@ class _Run:
     def _write_checkpoint(self) -> None:
         recipe, taps = self._recipe, self._features.taps
         attributed = {
-            picture.cells[cell].class_id for picture, cell in _examples(self._cells, "train")
+            picture.cells[cell].class_id for picture, cell in self._cells.attributed("train")
         }
         averaged: Any = self._averaged.module
         document = {
@@ -436,7 +436,7 @@ class _Run:
             "checkpoint": CHECKPOINT_NAME,
             "detector_sha256": self._detector_sha256,
             "cells_with_attributes": {
-                split: len(_examples(self._cells, split)) for split in ("train", "val", "test")
+                split: len(self._cells.attributed(split)) for split in ("train", "val", "test")
             },
             "history": self._history,
             "best_val_macro_f1": self._best,
@@ -450,27 +450,15 @@ class _Run:
 _Judged = tuple[UInt8Image, Float32Array, Int64Array]
 
 
-def _examples(cells: LabelledCells, split: CellSplit) -> list[tuple[CellPicture, int]]:
-    """Cells of a split with at least one known attribute."""
-    return [
-        (picture, number)
-        for picture in cells.of_split(split)
-        for number, cell in enumerate(picture.cells)
-        if any(value != MISSING for value in cell.attributes)
-    ]
-
-
 def _judging(cells: LabelledCells, split: CellSplit, root: Path, size: int) -> list[_Judged]:
     """Cells of a split in whole pictures, fitted to the input as a device does."""
     spec = InputSpec(name="images", width=size, height=size, scale=1.0, pad_value=114)
     judged: list[_Judged] = []
-    for picture, number in _examples(cells, split):
+    for picture, number in cells.attributed(split):
         pixels = picture.read(root)
         height, width = pixels.shape[:2]
         window = fit_window(width, height, spec)
-        box = picture.boxes_xyxy(width, height)[number]
-        scale = np.array([window.scale_x, window.scale_y] * 2, np.float32)
-        pad = np.array([window.pad_x, window.pad_y] * 2, np.float32)
+        box = window.to_input(picture.boxes_xyxy(width, height)[number])
         fitted = tensor_of(pixels, window, spec)[0].astype(np.uint8)
-        judged.append((fitted, box * scale + pad, np.array(picture.cells[number].attributes)))
+        judged.append((fitted, box, np.array(picture.cells[number].attributes)))
     return judged

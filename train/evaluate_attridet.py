@@ -227,16 +227,14 @@ class _Runner:
         self._found.append(cells)
         if not isinstance(self._model, AttriDetModel):
             return
-        scale = np.array([window.scale_x, window.scale_y] * 2, np.float32)
-        pad = np.array([window.pad_x, window.pad_y] * 2, np.float32)
         maps = [each[place : place + 1] for each in outputs["attribute_maps"]]
         values = np.full((len(rows), image.attributes.shape[1]), MISSING, np.int64)
         wanted = _comparable(boxes, cells.boxes_xyxy)
         # Through the frame and back: finds may reach past the picture, cells cannot.
-        values[wanted] = self._values(maps, cells.boxes_xyxy[wanted] * scale + pad)
+        values[wanted] = self._values(maps, window.to_input(cells.boxes_xyxy[wanted]))
         self._labelled.append(FieldTruth(boxes, image.attributes))
         self._described.append(FoundCells(cells.boxes_xyxy, cells.scores, values))
-        self._oracle.append(self._values(maps, boxes * scale + pad))
+        self._oracle.append(self._values(maps, window.to_input(boxes)))
 
     def _values(self, maps: list[Tensor], boxes: Float32Array) -> Int64Array:
         """Predicted value indices ``(n, attributes)`` of boxes in one picture's input."""
