@@ -47,14 +47,16 @@ class _WithPatches(YOLODataset):
     def _patch_class(self) -> int:
         return len(self.data["names"])
 
-    def get_labels(self) -> list[dict[str, Any]]:
-        """Labels with one row more, the patch.
+    def update_labels(self, include_class: list[int] | None) -> None:
+        """Keeps the chosen classes only, then adds one row more to each label, the patch.
+
+        Not before: leaving out classes, or making all one, would take the patch for a cell.
 
         Raises:
             DataError: a picture has no patch.
         """
-        labels: list[dict[str, Any]] = super().get_labels()
-        for label in labels:
+        super().update_labels(include_class)
+        for label in self.labels:
             name = Path(label["im_file"]).name
             if name not in self._patches:
                 raise DataError(f"{label['im_file']}: no patch is known of it")
@@ -67,7 +69,6 @@ class _WithPatches(YOLODataset):
                 values = label["attributes"]
                 nothing = np.full((1, values.shape[1]), MISSING, values.dtype)
                 label["attributes"] = np.concatenate([values, nothing])
-        return labels
 
     def build_transforms(self, hyp: Any) -> Any:
         """Ultralytics' augmentations.

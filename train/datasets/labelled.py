@@ -42,6 +42,9 @@ class LabelledImage:
         extents_known: False when only the centres are, and width and height are 0.
         size_px: width and height as the labels say, where they do.
         held_out: shown by another data set's test split, so never to be trained on.
+
+    Raises:
+        DataError: the patch is not inside the picture.
     """
 
     image: Path
@@ -58,6 +61,14 @@ class LabelledImage:
     held_out: bool = False
 
     def __post_init__(self) -> None:
+        if self.patch_xyxyn is not None:
+            x1, y1, x2, y2 = self.patch_xyxyn
+            if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+                shown = " ".join(f"{value:g}" for value in self.patch_xyxyn)
+                raise DataError(
+                    f"{self.image}: labelled patch {shown} is not inside the picture; give "
+                    "x1 y1 x2 y2 as fractions of it"
+                )
         n = len(self.class_ids)
         shapes = (self.boxes_xywhn.shape, self.class_ids.shape, self.attributes.shape[:1])
         if shapes != ((n, 4), (n,), (n,)) or self.attributes.ndim != 2:
