@@ -57,7 +57,10 @@ class AdaptationPlan:
         source = str(work / plain / "phase1" / "weights" / "last.pt")
         base = {"recipe": recipe.model_dump(mode="json")}
         found = [GridRun(plain, "adapt", {**base, "method": _PLAIN})]
-        rest = {name: (name, {}) for name in self.methods if name != _PLAIN} | self.variants
+        rest: dict[str, tuple[str, dict[str, Any]]] = {
+            name: (name, {}) for name in self.methods if name != _PLAIN
+        }
+        rest |= self.variants
         for name, (method, options) in rest.items():
             changed = recipe.model_copy(
                 update={
@@ -84,9 +87,7 @@ class AdaptationPlan:
         if chosen is not None:
             for side in ("source", "target"):
                 spec = getattr(recipe, side)
-                update[side] = spec.model_copy(
-                    update={"classes": chosen, "others": "background"}
-                )
+                update[side] = spec.model_copy(update={"classes": chosen, "others": "background"})
         return recipe.model_copy(update=update)
 
 

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from calibration.fields import digest_files
-from edge_runtime.errors import SettingsError
 from train.attridet_folder import is_written_for, read_fields, write_data_yaml, write_folder
 from train.attridet_recipe import AttriDetRecipe
 from train.phase_run import PhaseRun, check_start, phase_arguments
 from train.run_folder import RECORD_NAME, claim_run
-
 
 
 def train_attridet(

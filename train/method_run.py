@@ -64,7 +64,7 @@ def train_adapted(
     recipe: AdaptRecipe,
     method: str,
     out: Path,
-    how: How = How(),  # noqa: B008
+    how: How = How(),
     *,
     source_checkpoint: Path | None = None,
 ) -> Path:
@@ -130,7 +130,7 @@ def train_sparse(
     recipe: SparseRecipe,
     method: str,
     out: Path,
-    how: How = How(),  # noqa: B008
+    how: How = How(),
 ) -> Path:
     """Trains a detector on fields of which one patch each is labelled.
 
@@ -414,8 +414,7 @@ class _Run:
         if recipe.attributes is not False:
             if fields.attributes is None:
                 raise SettingsError(
-                    f"recipe {recipe.name}: {fields.name} has no attributes; "
-                    "set attributes: false"
+                    f"recipe {recipe.name}: {fields.name} has no attributes; set attributes: false"
                 )
             from train.models.attridet import AttriDetSettings
 
@@ -427,16 +426,12 @@ class _Run:
             document[DATA_KEY] = settings.model_dump(mode="json")
         return document
 
-    def finish(
-        self, checkpoint: Path, fields: LabelledSet, source_checkpoint: Path | None
-    ) -> Path:
+    def finish(self, checkpoint: Path, fields: LabelledSet, source_checkpoint: Path | None) -> Path:
         """Writes the record of the run."""
         import torch
         from ultralytics import __version__ as ultralytics_version
 
-        counts = {
-            split: len(fields.of_split(split)) for split in ("train", "val", "test")
-        }
+        counts = {split: len(fields.of_split(split)) for split in ("train", "val", "test")}
         record = {
             "recipe": self._recipe.model_dump(mode="json"),
             "kind": self._table,

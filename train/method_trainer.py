@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ultralytics.data import build_dataloader
 from ultralytics.data.dataset import YOLODataset
@@ -136,10 +135,12 @@ class _MethodSteps(DetectionTrainer):
         return MethodSettings.from_data(self.data)
 
     def _setup_train(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_train(*args, **kwargs)
+        setup: Any = super()._setup_train
+        setup(*args, **kwargs)
         settings = self.method
         row = settings.row
-        network: Any = unwrap_model(self.model)
+        trained: Any = self.model
+        network: Any = unwrap_model(trained)
         folder = Path(self.save_dir) / LOG_FOLDER if RANK in {-1, 0} else None
         self._log = StepLog(folder, settings.pictures_every)
         per_epoch = max(len(self.train_loader), 1)
@@ -199,9 +200,7 @@ def _close_epoch(trainer: Any) -> None:
     trainer._log.close_epoch(trainer.epoch)
 
 
-def dataset_arguments(
-    trainer: Any, img_path: str, mode: str, batch: int | None
-) -> dict[str, Any]:
+def dataset_arguments(trainer: Any, img_path: str, mode: str, batch: int | None) -> dict[str, Any]:
     """What ultralytics' trainer tells its own data set, for those made here."""
     training = mode == "train"
     detector: Any = unwrap_model(trainer.model)
@@ -283,4 +282,3 @@ __all__ = [
     "UnlabelledDataset",
     "dataset_arguments",
 ]
-_ = torch
