@@ -98,19 +98,23 @@ class SparseRecipe(MethodRecipe):
         patch_share: of fully labelled training fields keep the labels in one patch of this
             share of the area, drawn by seed; None: the fields come with patches.
         patch_seed: of that draw; None takes the run's seed.
-        phases: of the method, one after the other.
+        crops_phase: before the method, on the patches cut out and enlarged, as the authors of
+            SLA-Det begin; None leaves it out, and so does a ``start_from``.
+        phase: the method's.
     """
 
     fields: tuple[FieldsSpec, ...] = Field(min_length=1)
     patch_share: float | None = Field(default=None, gt=0, le=1)
     patch_seed: int | None = Field(default=None, ge=0)
-    phases: tuple[Phase, ...] = Field(min_length=1)
+    crops_phase: Phase | None = None
+    phase: Phase
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         self._check_options(sparse.METHODS)
-        for phase in self.phases:
-            self.hyperparameters(phase)
+        for phase in (self.crops_phase, self.phase):
+            if phase is not None:
+                self.hyperparameters(phase)
         return self
 
 

@@ -164,26 +164,35 @@ def train_sparse(
         (out / "data").mkdir(exist_ok=True)
         # Of the pictures as they were read; judging through windows wants their size.
         write_patches(out / "data" / PATCH_FILE, fields.of_split("train"))
-    folder = out / "data" / row.pictures
-    if not (folder / "written").is_file():
-        chosen = fields
-        if row.every_label:
-            chosen = read_several(recipe.fields, Path(recipe.data_root), recipe.seed)
-        elif row.pictures != "whole":
-            made = out / "data" / f"{row.pictures}-pictures"
-            with storing(out):
-                shutil.rmtree(made, ignore_errors=True)
-                made.mkdir(parents=True)
-                from train.sparse.draw_patches import crops_of, masked_of
+    start = recipe.start_from
+    plan = [("phase2", recipe.phase, row)]
+    if recipe.crops_phase is not None and start is None:
+        plan.insert(0, ("phase1", recipe.crops_phase, find_row(sparse.METHODS, "crops")))
+    for name, phase, used in plan:
+        folder = out / "data" / ("full" if used.every_label else used.pictures)
+        if not (folder / "written").is_file():
+            _write_labelled(_as_given(recipe, used, fields, out / "data"), folder)
+        extra = {"patches": str(folder / PATCH_FILE)} if used.wants_patches else {}
+        run.phase(name, phase, used, folder, fields, start=start, extra=extra)
+        start = str(out / name / "weights" / "last.pt")
+    return run.finish(out / "phase2" / "weights" / "last.pt", fields, None)
 
-                chosen = (masked_of if row.pictures == "masked" else crops_of)(fields, made)
-        _write_labelled(chosen, folder)
-    extra = {"patches": str(folder / PATCH_FILE)} if row.wants_patches else {}
-    start: str | None = recipe.start_from
-    for number, phase in enumerate(recipe.phases, start=1):
-        run.phase(f"phase{number}", phase, row, folder, fields, start=start, extra=extra)
-        start = str(out / f"phase{number}" / "weights" / "last.pt")
-    return run.finish(Path(str(start)), fields, None)
+
+def _as_given(
+    recipe: SparseRecipe, row: MethodRow, fields: LabelledSet, folder: Path
+) -> LabelledSet:
+    """The fields as a method wants them; new pictures go below ``folder``."""
+    if row.every_label:
+        return read_several(recipe.fields, Path(recipe.data_root), recipe.seed)
+    if row.pictures == "whole":
+        return fields
+    from train.sparse.draw_patches import crops_of, masked_of
+
+    made = folder / f"{row.pictures}-pictures"
+    with storing(made):
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        return (masked_of if row.pictures == "masked" else crops_of)(fields, made)
 
 
 def sparse_fields(recipe: SparseRecipe) -> LabelledSet:
