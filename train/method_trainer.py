@@ -7,6 +7,7 @@ the methods (see ``step_loss``) nor phases (see ``method_run``).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -128,6 +129,7 @@ class _MethodSteps(DetectionTrainer):
     _stream: _Stream | None = None
     _log: StepLog | None = None
     _steps = 0
+    _began = 0.0
 
     @property
     def method(self) -> MethodSettings:
@@ -164,6 +166,8 @@ class _MethodSteps(DetectionTrainer):
             # Not part of any checkpoint: ultralytics copies the network for its average
             # before this, and only the average is saved.
             network.criterion = built
+        self.add_callback("on_train_batch_start", _start_clock)
+        self.add_callback("on_train_batch_end", _stop_clock)
         self.add_callback("on_train_epoch_end", _close_epoch)
 
     def _averaged(self) -> DetectionModel:
@@ -194,6 +198,14 @@ class _MethodSteps(DetectionTrainer):
         if self._stream is not None:
             prepared[TARGET_IMAGES] = super().preprocess_batch(self._stream())["img"]
         return prepared
+
+
+def _start_clock(trainer: Any) -> None:
+    trainer._began = time.perf_counter()
+
+
+def _stop_clock(trainer: Any) -> None:
+    trainer._log.count(steps=1, seconds=time.perf_counter() - trainer._began)
 
 
 def _close_epoch(trainer: Any) -> None:
