@@ -46,9 +46,9 @@ def measure_cost(settings: CostSettings, work: Path, say: Callable[[str], None])
     """Seconds per step of every method, and as a ratio to plain training of the same round."""
     seconds: dict[str, list[float]] = {name: [] for name in ADAPT + SPARSE}
     for number in range(settings.rounds):
-        for name in seconds:
+        for name, times in seconds.items():
             say(f"round {number + 1} of {settings.rounds}: {name}")
-            seconds[name].append(_seconds_per_step(settings, name, work / name))
+            times.append(_seconds_per_step(settings, name, work / name))
     plain = seconds[_PLAIN]
     return {
         "what": "median over rounds of seconds per step, and of the ratio to plain training "
@@ -106,6 +106,6 @@ def _recipe(settings: CostSettings, name: str) -> AdaptRecipe | SparseRecipe:
             "phase": short,
             "start_from": str(settings.checkpoint),
             "pictures_every": 0,
-            "options": {"sparsedet": {"warmup": 0.0}, "sla-det": {"triplet_epochs": 2}},
+            "options": {"sparsedet": {"warm_up": 0.0}, "sla-det": {"triplet_epochs": 2}},
         }
     )
