@@ -186,7 +186,7 @@ def _as_given(
         return read_several(recipe.fields, Path(recipe.data_root), recipe.seed)
     if row.pictures == "whole":
         return fields
-    from train.sparse.draw_patches import crops_of, masked_of
+    from train.sparse.given_pictures import crops_of, masked_of
 
     made = folder / f"{row.pictures}-pictures"
     with storing(made):
@@ -205,9 +205,9 @@ def sparse_fields(recipe: SparseRecipe) -> LabelledSet:
     if recipe.patch_share is None:
         return fields
     seed = recipe.seed if recipe.patch_seed is None else recipe.patch_seed
-    from train.sparse.draw_patches import with_drawn_patches
+    from train.sparse.draw_patches import draw_patches
 
-    return with_drawn_patches(fields, recipe.patch_share, seed=seed)
+    return draw_patches(fields, seed=seed, share=recipe.patch_share)
 
 
 def read_several(specs: Sequence[FieldsSpec], root: Path, seed: int) -> LabelledSet:
