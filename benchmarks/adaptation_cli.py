@@ -1,4 +1,4 @@
-"""``leukoscope bench adapt``, ``sparse``, ``method-cost``.
+"""``leukoscope bench adapt``, ``sparse``, ``site``, ``method-cost``.
 
 Owns flags and tables. Does not own the experiments.
 """
@@ -116,6 +116,45 @@ def sparse(
     typer.echo(f"written to {out}")
 
 
+def site(
+    data: DataOption = _DATA,
+    seed: SeedsOption = None,
+    fields: Annotated[
+        list[int] | None,
+        typer.Option(min=5, help="labelled fields; may be given again [default: 10 25 50 100]"),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="of an adaptation")] = 10,
+    jobs: JobsOption = 2,
+    gather: GatherOption = False,
+    work: Annotated[Path, typer.Option(help="a folder per training")] = _RUNS / "site",
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "site.json",
+) -> None:
+    """Adapt a detector to a site with few fields, with and without replay; resumable.
+
+    The learning curve is drawn beside the result file, as PNG.
+    """
+    from benchmarks.machine import machine_facts, require_writable, write_result
+    from benchmarks.site_curve import SitePlan, draw_curve, summarise
+    from benchmarks.training_grid import run_grid
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    counts = sorted(set(fields or [10, 25, 50, 100]))
+    plan = SitePlan(counts, _seeds(seed), epochs, str(data))
+    require_writable(out)
+    if not gather:
+        run_grid(plan.runs(work), work, jobs=jobs, say=_say)
+    result = summarise(plan, work)
+    _require(result["rows"], work)
+    write_result(out, "adaptation to a site", facts, result)
+    draw_curve(result, out.with_suffix(".png"))
+    _print_rows(
+        "labelled fields of the site",
+        {f"{row['fields']} {row['kind']}": row for row in result["rows"]},
+        ("target_ap", "target_ap50", "source_ap", "source_ap50"),
+    )
+    typer.echo(f"written to {out} and {out.with_suffix('.png').name}")
+
+
 def method_cost(
     checkpoint: Annotated[
         Path, typer.Option(help="own checkpoint (a pickle) with three classes to begin with")
@@ -197,4 +236,5 @@ def add_to(app: typer.Typer) -> None:
     """Registers the commands."""
     app.command()(adapt)
     app.command()(sparse)
+    app.command()(site)
     app.command("method-cost")(method_cost)

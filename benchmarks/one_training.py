@@ -23,6 +23,13 @@ from train.step_loss import read_counts
 def run_one(arguments: dict[str, Any]) -> None:
     """Does what ``arguments`` describe and writes ``figures.json`` into its folder."""
     out = Path(arguments["out"])
+    figures = _site(arguments, out) if arguments["kind"] == "site" else _method(arguments, out)
+    partial = out / f"{FIGURES}.partial"
+    partial.write_text(json.dumps(figures, indent=1) + "\n")
+    partial.replace(out / FIGURES)
+
+
+def _method(arguments: dict[str, Any], out: Path) -> dict[str, Any]:
     if not (out / RECORD_NAME).is_file():
         how = How(workers=0, resume=(out / RECIPE_NAME).is_file(), say=print)
         if arguments["kind"] == "adapt":
@@ -44,9 +51,19 @@ def run_one(arguments: dict[str, Any]) -> None:
     figures["counts"] = {
         phase.name: read_counts(phase / "method") for phase in sorted(out.glob("phase?"))
     }
-    partial = out / f"{FIGURES}.partial"
-    partial.write_text(json.dumps(figures, indent=1) + "\n")
-    partial.replace(out / FIGURES)
+    return figures
+
+
+def _site(arguments: dict[str, Any], out: Path) -> dict[str, Any]:
+    from train.site.run import SETTINGS_NAME, adapt_to_site
+    from train.site.settings import SiteSettings
+
+    settings = SiteSettings.model_validate(arguments["settings"])
+    run = out / "run"
+    if not (run / RECORD_NAME).is_file():
+        adapt_to_site(settings, run, resume=(run / SETTINGS_NAME).is_file(), workers=0, say=print)
+    record: dict[str, Any] = json.loads((run / RECORD_NAME).read_text())
+    return record
 
 
 if __name__ == "__main__":
