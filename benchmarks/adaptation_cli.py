@@ -116,6 +116,37 @@ def sparse(
     typer.echo(f"written to {out}")
 
 
+def domain_gap(
+    data: DataOption = _DATA,
+    seed: SeedsOption = None,
+    work: Annotated[Path, typer.Option(help="folder of leukoscope bench adapt")] = _RUNS
+    / "adaptation",
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "domain_gap.json",
+) -> None:
+    """Say what a source-only detector loses by: colour, scale, statistics; its pseudo-labels."""
+    from benchmarks.adaptation import CLASS_LISTS, DIRECTIONS, run_name
+    from benchmarks.domain_gap import measure_gap, over_runs
+    from benchmarks.machine import machine_facts, require_writable, write_result
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    require_writable(out)
+    groups = []
+    for direction in DIRECTIONS:
+        for classes in CLASS_LISTS:
+            names = [run_name(direction, classes, each, "source-only") for each in _seeds(seed)]
+            there = [name for name in names if (work / name / "training.json").is_file()]
+            _say(f"{direction}, {classes}: {len(there)} runs")
+            if there:
+                runs = [measure_gap(work / name, data, _say) for name in there]
+                groups.append({"direction": direction, "classes": classes, **over_runs(runs)})
+    _require(groups, work)
+    write_result(out, "what the gap between two microscopes is made of", facts, {"groups": groups})
+    for group in groups:
+        title = f"{group['direction']}, classes: {group['classes']}"
+        _print_rows(title, group["target"], ("ap", "ap50"))
+    typer.echo(f"written to {out}")
+
+
 def site(
     data: DataOption = _DATA,
     seed: SeedsOption = None,
@@ -236,5 +267,6 @@ def add_to(app: typer.Typer) -> None:
     """Registers the commands."""
     app.command()(adapt)
     app.command()(sparse)
+    app.command("domain-gap")(domain_gap)
     app.command()(site)
     app.command("method-cost")(method_cost)
