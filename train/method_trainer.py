@@ -178,7 +178,8 @@ class _MethodSteps(DetectionTrainer):
     def _target_loader(self, settings: MethodSettings) -> Any:
         if settings.target is None:
             raise SettingsError(f"method {settings.name}: needs pictures of the target")
-        dataset = UnlabelledDataset(**dataset_arguments(self, settings.target, "train", None))
+        arguments = dataset_arguments(self, settings.target, "train", self.batch_size)
+        dataset = UnlabelledDataset(**arguments)
         return build_dataloader(
             dataset,
             batch=self.batch_size // max(self.world_size, 1),
