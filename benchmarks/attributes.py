@@ -27,7 +27,7 @@ from edge_runtime.bundle import CropInputSpec, InputSpec
 from edge_runtime.errors import DataError
 from edge_runtime.preprocess import fit_window, tensor_of
 from train.attridet_recipe import AttriDetRecipe, FieldsSpec
-from train.attridet_run import RECIPE_NAME, train_attridet
+from train.attridet_run import train_attridet
 from train.crop_attributes import judge_crop_attributes, train_crop_attributes
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.describe import DescribeRecipe, FrozenFeatures, train_attribute_head
@@ -35,6 +35,7 @@ from train.evaluate_attridet import judge_attridet
 from train.models.attribute_head import AttriHead, chosen_values, logit_widths, pool_cells
 from train.models.cell_classifier import NetworkSpec, load_weights
 from train.own_checkpoint import load_own_checkpoint
+from train.run_folder import RECIPE_NAME
 
 Say = Callable[[str], None]
 _DATASET = "pbc-attributes"

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks import adaptation_cli
 from edge_runtime.film_report import RESEARCH_USE
 
 app = typer.Typer(
@@ -21,6 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=f"Measure speed and memory, ours and the peers'. {RESEARCH_USE}",
 )
+
+adaptation_cli.add_to(app)
 
 _HEADINGS = {
     "fields_per_s": "fields/s",

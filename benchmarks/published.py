@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import published_adaptation
 from edge_runtime.errors import DataError
 
 _SETS = {
@@ -278,4 +279,5 @@ _TABLES = {
     "heads": _heads,
     "attributes_detection": _attributes_detection,
     "attributes_heads": _attributes_heads,
+    **published_adaptation.TABLES,
 }

@@ -14,7 +14,7 @@ import shutil
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -22,12 +22,15 @@ import yaml
 from edge_runtime.errors import DataError, SettingsError, StoreError
 from train.attribute_files import DATA_KEY, write_attributes
 from train.attridet_recipe import SPLITS, AttriDetRecipe, FieldsSpec, Phase
+from train.datasets import yolo_set
 from train.datasets.catalog import read_dataset
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.datasets.splits import with_validation
 from train.models.attridet import AttriDetSettings
 
 RECORD = "folder.json"
+# A folder that describes itself, in place of a name of the catalogue.
+OWN = "own"
 
 
 def read_fields(spec: FieldsSpec, root: Path, *, seed: int = 0) -> LabelledSet:
@@ -44,9 +47,14 @@ def read_fields(spec: FieldsSpec, root: Path, *, seed: int = 0) -> LabelledSet:
         DataError: the folder is missing or not this data set, or rows are bad.
         SettingsError: no such data set, mapping or class.
     """
-    found = read_dataset(spec.dataset, root / spec.path, mapping=spec.mapping).require_clean()
+    if spec.dataset == OWN:
+        if spec.mapping is not None:
+            raise SettingsError(f"fields {spec.path}: a folder of one's own has no mappings")
+        found = yolo_set.read(root / spec.path).require_clean()
+    else:
+        found = read_dataset(spec.dataset, root / spec.path, mapping=spec.mapping).require_clean()
     if spec.classes is not None:
-        found = _with_classes(found, spec.classes)
+        found = _with_classes(found, spec.classes, others=spec.others)
     if not found.of_split("val"):
         found = with_validation(
             found, "random" if spec.validation == "own" else spec.validation, seed=seed
@@ -63,7 +71,9 @@ def read_fields(spec: FieldsSpec, root: Path, *, seed: int = 0) -> LabelledSet:
     return found.with_images(tuple(chosen))
 
 
-def _with_classes(found: LabelledSet, classes: tuple[str, ...]) -> LabelledSet:
+def _with_classes(
+    found: LabelledSet, classes: tuple[str, ...], *, others: Literal["leave_out", "background"]
+) -> LabelledSet:
     unknown = [name for name in classes if name not in found.classes]
     if unknown:
         raise SettingsError(
@@ -76,6 +86,8 @@ def _with_classes(found: LabelledSet, classes: tuple[str, ...]) -> LabelledSet:
     for each in found.images:
         ids = table[each.class_ids]
         images.append(replace(each.select(ids >= 0), class_ids=ids[ids >= 0]))
+    if others == "background":
+        return replace(found, classes=classes, images=tuple(images))
     # A picture whose cells are all of other classes is not one without cells: what is in it
     # would be taught to be background.
     kept = tuple(
@@ -121,7 +133,7 @@ def write_folder(recipe: AttriDetRecipe, fields: LabelledSet, folder: Path) -> d
         # First, so that a folder that was left half written is known to be one of ours.
         (folder / RECORD).write_text("{}\n")
         for split in SPLITS[:2]:
-            counts[split] = _write_split(fields, split, folder)
+            counts[split], _ = write_split(fields, split, folder)
         record = {"identity": identity(recipe), "classes": list(fields.classes), "splits": counts}
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     except OSError as error:
@@ -138,18 +150,35 @@ def is_written_for(recipe: AttriDetRecipe, folder: Path) -> bool:
     return bool(record.get("identity") == identity(recipe))
 
 
-def _write_split(fields: LabelledSet, split: str, folder: Path) -> dict[str, Any]:
+def write_split(
+    fields: LabelledSet, split: str, folder: Path, *, patched: bool = False
+) -> tuple[dict[str, Any], list[LabelledImage]]:
+    """Writes pictures, labels and sidecars of one split.
+
+    Args:
+        fields: what to write.
+        split: which pictures of it.
+        folder: gains ``images/<split>`` and ``labels/<split>``.
+        patched: pictures of which a part is labelled are welcome.
+
+    Returns:
+        Counts, and the pictures as they lie in the folder now.
+
+    Raises:
+        DataError: cells without extents, or a picture of which only a part is labelled.
+    """
     images, labels = folder / "images" / split, folder / "labels" / split
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
     cells: dict[str, int] = defaultdict(int)
     twice = 0
+    placed: list[LabelledImage] = []
     for number, each in enumerate(fields.of_split(split)):
-        _check(each)
+        _check(each, patched=patched)
         # Numbered: subsets of one data set name their pictures alike.
         name = f"{number:06d}_{each.image.stem}"
         picture = images / f"{name}{each.image.suffix}"
-        _link(each.image, picture)
+        link_picture(each.image, picture)
         rows = [
             f"{label} " + " ".join(f"{value:.6f}" for value in box)
             for label, box in zip(each.class_ids.tolist(), each.boxes_xywhn.tolist(), strict=True)
@@ -161,15 +190,17 @@ def _write_split(fields: LabelledSet, split: str, folder: Path) -> dict[str, Any
             cells[fields.classes[int(each.class_ids[place])]] += 1
         if fields.attributes is not None:
             write_attributes(picture, each.attributes[first], fields.attributes)
-    return {
-        "pictures": len(fields.of_split(split)),
+        placed.append(replace(each, image=picture))
+    counts = {
+        "pictures": len(placed),
         "cells": {name: cells[name] for name in fields.classes},
         "rows_written_once": twice,
     }
+    return counts, placed
 
 
-def _check(image: LabelledImage) -> None:
-    if image.patch_xyxyn is not None:
+def _check(image: LabelledImage, *, patched: bool) -> None:
+    if image.patch_xyxyn is not None and not patched:
         raise DataError(
             f"{image.image}: only a part of it is labelled, and AttriDet would learn the rest "
             "as background; this data set needs a training on sparse labels"
@@ -178,7 +209,8 @@ def _check(image: LabelledImage) -> None:
         raise DataError(f"{image.image}: its labels are centres without extents, no boxes")
 
 
-def _link(source: Path, target: Path) -> None:
+def link_picture(source: Path, target: Path) -> None:
+    """A link to a picture, or a copy where the system makes no links."""
     try:
         os.symlink(source.resolve(), target)
     except OSError:

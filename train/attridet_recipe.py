@@ -30,10 +30,13 @@ class FieldsSpec(_Strict):
     """Labelled fields of one data set of the catalogue.
 
     Attributes:
-        dataset: its name in the catalogue.
+        dataset: its name in the catalogue, or ``own``: a folder in YOLO layout whose
+            ``data.yaml`` names its classes.
         path: its folder, relative to the data root.
         mapping: class mapping of the catalogue to apply, if any.
         classes: keep cells of these classes only, in this order; None keeps all.
+        others: what pictures with cells of other classes are good for then: left out, or
+            those cells count as background.
         validation: where validation pictures come from when the set has none of its own.
         most: at most so many pictures of a split, drawn by seed; splits without an entry
             are taken whole.
@@ -43,6 +46,7 @@ class FieldsSpec(_Strict):
     path: str
     mapping: str | None = None
     classes: tuple[str, ...] | None = Field(default=None, min_length=1)
+    others: Literal["leave_out", "background"] = "leave_out"
     validation: Validation = "random"
     most: dict[Split, int] = {}
 

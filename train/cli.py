@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_runtime.film_report import RESEARCH_USE
-from train import attridet_cli
+from train import attridet_cli, method_cli
 from train.reproduce.cli import reproduce
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 
 attridet_cli.add_to(app)
+method_cli.add_to(app)
 app.command()(reproduce)
 
 
@@ -266,8 +267,8 @@ def two_stage(
     typer.echo(f"written to {out}")
 
 
-@app.command()
-def adapt(
+@app.command("adapt-classifier")
+def adapt_classifier(
     recipe: RecipeOption,
     base: Annotated[Path, typer.Option(help="run folder of the classifier to adapt")],
     out: Annotated[Path, typer.Option(help="folder for indices, runs and figures")],

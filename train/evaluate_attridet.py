@@ -12,7 +12,7 @@ picture's neighbours in it can change a figure.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,10 +124,39 @@ def judge_attridet(
         have = ", ".join(fields.splits)
         raise DataError(f"{fields.root}: no picture in split {split!r}; it has {have}")
     model = load_own_checkpoint(checkpoint)
-    _check_classes(model, fields, checkpoint)
-    runner = _Runner(model.to(device), recipe.image_size, device, fields)
+    require_classes(model, fields, checkpoint)
+    return judge_pictures(
+        model, fields, images, size=recipe.image_size, batch=batch, device=device, progress=progress
+    )
+
+
+def judge_pictures(
+    model: nn.Module,
+    fields: LabelledSet,
+    images: Sequence[LabelledImage],
+    *,
+    size: int,
+    batch: int = 8,
+    device: str = "cpu",
+    progress: Callable[[int, int], None] = lambda done, wanted: None,
+) -> Judgement:
+    """Runs a detector on labelled pictures.
+
+    Args:
+        model: in eval mode, with the classes of ``fields`` (see ``require_classes``).
+        fields: class list and attributes.
+        images: some of its pictures.
+        size: side of the network's square input, pixels.
+        batch: pictures at once.
+        device: of torch.
+        progress: called with pictures done and wanted.
+
+    Raises:
+        DataError: an unreadable picture, or no labelled cell at all.
+    """
+    runner = _Runner(model.to(device), size, device, fields)
     for start in range(0, len(images), batch):
-        runner.see(images[start : start + batch])
+        runner.see(tuple(images[start : start + batch]))
         progress(min(start + batch, len(images)), len(images))
     return runner.judgement()
 
@@ -153,7 +182,12 @@ def judgement_document(
     }
 
 
-def _check_classes(model: nn.Module, fields: LabelledSet, checkpoint: Path) -> None:
+def require_classes(model: nn.Module, fields: LabelledSet, checkpoint: Path) -> None:
+    """Refuses a checkpoint for other classes or attributes than those of labelled pictures.
+
+    Raises:
+        DataError: it is.
+    """
     own: Any = model
     names = tuple(own.names[place] for place in sorted(own.names))
     if names != fields.classes:

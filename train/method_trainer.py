@@ -7,12 +7,12 @@ the methods (see ``step_loss``) nor phases (see ``method_run``).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ultralytics.data import build_dataloader
 from ultralytics.data.dataset import YOLODataset
@@ -129,6 +129,7 @@ class _MethodSteps(DetectionTrainer):
     _stream: _Stream | None = None
     _log: StepLog | None = None
     _steps = 0
+    _began = 0.0
 
     @property
     def method(self) -> MethodSettings:
@@ -136,10 +137,12 @@ class _MethodSteps(DetectionTrainer):
         return MethodSettings.from_data(self.data)
 
     def _setup_train(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_train(*args, **kwargs)
+        setup: Any = super()._setup_train
+        setup(*args, **kwargs)
         settings = self.method
         row = settings.row
-        network: Any = unwrap_model(self.model)
+        trained: Any = self.model
+        network: Any = unwrap_model(trained)
         folder = Path(self.save_dir) / LOG_FOLDER if RANK in {-1, 0} else None
         self._log = StepLog(folder, settings.pictures_every)
         per_epoch = max(len(self.train_loader), 1)
@@ -163,6 +166,8 @@ class _MethodSteps(DetectionTrainer):
             # Not part of any checkpoint: ultralytics copies the network for its average
             # before this, and only the average is saved.
             network.criterion = built
+        self.add_callback("on_train_batch_start", _start_clock)
+        self.add_callback("on_train_batch_end", _stop_clock)
         self.add_callback("on_train_epoch_end", _close_epoch)
 
     def _averaged(self) -> DetectionModel:
@@ -173,7 +178,8 @@ class _MethodSteps(DetectionTrainer):
     def _target_loader(self, settings: MethodSettings) -> Any:
         if settings.target is None:
             raise SettingsError(f"method {settings.name}: needs pictures of the target")
-        dataset = UnlabelledDataset(**dataset_arguments(self, settings.target, "train", None))
+        arguments = dataset_arguments(self, settings.target, "train", self.batch_size)
+        dataset = UnlabelledDataset(**arguments)
         return build_dataloader(
             dataset,
             batch=self.batch_size // max(self.world_size, 1),
@@ -195,13 +201,19 @@ class _MethodSteps(DetectionTrainer):
         return prepared
 
 
+def _start_clock(trainer: Any) -> None:
+    trainer._began = time.perf_counter()
+
+
+def _stop_clock(trainer: Any) -> None:
+    trainer._log.count(steps=1, seconds=time.perf_counter() - trainer._began)
+
+
 def _close_epoch(trainer: Any) -> None:
     trainer._log.close_epoch(trainer.epoch)
 
 
-def dataset_arguments(
-    trainer: Any, img_path: str, mode: str, batch: int | None
-) -> dict[str, Any]:
+def dataset_arguments(trainer: Any, img_path: str, mode: str, batch: int | None) -> dict[str, Any]:
     """What ultralytics' trainer tells its own data set, for those made here."""
     training = mode == "train"
     detector: Any = unwrap_model(trainer.model)
@@ -283,4 +295,3 @@ __all__ = [
     "UnlabelledDataset",
     "dataset_arguments",
 ]
-_ = torch

@@ -7,6 +7,7 @@ the trainings leave there.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,8 @@ from edge_runtime.errors import DataError, SettingsError, StoreError
 from train.models.cell_classifier import load_weights
 
 LAST = "last.pt"
+RECIPE_NAME = "recipe.json"
+RECORD_NAME = "training.json"
 
 
 def begin_run(out: Path, *, resume: bool) -> None:
@@ -36,6 +39,41 @@ def begin_run(out: Path, *, resume: bool) -> None:
     if last.is_file():
         raise SettingsError(f"{out}: holds a run already; choose another --out, or --resume")
     make_folder(out)
+
+
+def claim_run(out: Path, identity: str, *, resume: bool) -> None:
+    """Makes a folder of phases that of one recipe, or finds that it is.
+
+    Args:
+        out: the folder; its phases' folders are called ``phase1`` and so on.
+        identity: the recipe as text, kept in ``recipe.json``.
+        resume: whether an interrupted run is taken up.
+
+    Raises:
+        DataError: nothing to resume.
+        SettingsError: begun with another recipe, or it holds a run where none is resumed.
+        StoreError: it cannot be made.
+    """
+    file = out / RECIPE_NAME
+    if resume:
+        if not file.is_file():
+            raise DataError(f"{out}: no run to resume; start without --resume")
+        if file.read_text() != identity:
+            raise SettingsError(f"{out}: begun with another recipe; choose another folder")
+        return
+    if any((out / name).is_file() for name in (RECORD_NAME, LAST)):
+        raise SettingsError(f"{out}: holds a finished run already; choose another --out")
+    if file.is_file() and any(out.glob("phase[0-9]*/weights/last.pt")):
+        raise SettingsError(f"{out}: holds a run already; choose another --out, or --resume")
+    with storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        # What a run that was stopped before its first epoch left.
+        for old in out.glob("phase[0-9]*") if file.is_file() else ():
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink()
+        file.write_text(identity)
 
 
 def make_folder(out: Path) -> None:

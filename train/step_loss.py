@@ -94,9 +94,7 @@ class StepLog:
         import cv2
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(
-            str(self.folder / f"{name}.jpg"), np.ascontiguousarray(draw()[:, :, ::-1])
-        )
+        cv2.imwrite(str(self.folder / f"{name}.jpg"), np.ascontiguousarray(draw()[:, :, ::-1]))
 
 
 def read_counts(folder: Path) -> list[dict[str, float]]:
@@ -136,9 +134,7 @@ class StepContext:
 class StepLoss(Protocol):
     """A criterion in ultralytics' sense."""
 
-    def __call__(
-        self, preds: Any, batch: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses of one step.
 
         Args:

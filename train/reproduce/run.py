@@ -196,8 +196,9 @@ def _detector(
     data_root: Path,
     how: _How,
 ) -> dict[str, float | None]:
-    from train.attridet_run import RECIPE_NAME, train_attridet
+    from train.attridet_run import train_attridet
     from train.evaluate_attridet import judge_attridet, judgement_document
+    from train.run_folder import RECIPE_NAME
 
     recipe = plan.made(row.id, str(data_root), None if column is None else column.path)
     recipe = recipe.model_copy(update={"seed": how.seed})

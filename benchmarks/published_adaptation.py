@@ -1,0 +1,183 @@
+"""Tables of the adaptation experiments for the README, taken from result files.
+
+Owns turning them into Markdown. Does not own putting it into the README (see ``published``)
+nor measuring.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_DIRECTIONS = {
+    "hcm-lcm": "hcm_pbc (source) to lcm_raabin (target)",
+    "lcm-hcm": "lcm_raabin (source) to hcm_pbc (target)",
+}
+_CLASSES = {"three": "white cells, red cells, platelets", "wbc": "white cells alone"}
+_SPARSE_ROWS = {
+    "naive": "naive: unlabelled is background",
+    "masked": "masked",
+    "crops+windows": "crops, tested through windows",
+    "co-mining": "Co-mining",
+    "sparsedet": "SparseDet, adapted",
+    "sla-det-lr": "SLA-Det, LR",
+    "sla-det-lr-pl": "SLA-Det, LR + PL",
+    "sla-det-lr-pl-tri": "SLA-Det, LR + PL + Tri",
+    "sla-det-calibrated": "SLA-Det, LR + PL + Tri, calibrated thresholds",
+    "full": "every label (ceiling)",
+}
+
+
+def _where(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    return f"{machine['processor']}, {machine['date'][:10]}"
+
+
+def figure(value: dict[str, Any] | None, digits: int = 3) -> str:
+    """Mean and deviation over seeds."""
+    if value is None or value["mean"] is None:
+        return "–"
+    text = f"{value['mean']:.{digits}f}"
+    return text if value["deviation"] is None else f"{text} ± {value['deviation']:.{digits}f}"
+
+
+def _share(value: dict[str, Any] | None) -> str:
+    """A share over seeds, in percent."""
+    if value is None or value["mean"] is None:
+        return "–"
+    text = f"{100 * value['mean']:.0f} %"
+    return text if value["deviation"] is None else f"{text} ± {100 * value['deviation']:.0f}"
+
+
+def _seeds(runs: int) -> str:
+    return f"{runs} seeds, mean ± sd" if runs > 1 else "1 seed"
+
+
+def adaptation(result: dict[str, Any]) -> str:
+    """Source-only, methods and oracle, one block per direction and class list."""
+    scale = result["scale"]
+    lines = [
+        f"{scale['model']} at {scale['image_size']} px from {scale['start']}, "
+        f"{result['source_epochs']} epochs on the source, then {result['adapt_epochs']} of the "
+        f"method; test splits; {_where(result)}.",
+    ]
+    for group in result["groups"]:
+        lines += [
+            "",
+            f"{_DIRECTIONS[group['direction']]}, {_CLASSES[group['classes']]}, "
+            f"{_seeds(len(group['seeds']))}:",
+            "",
+            "| method | target AP50-95 | target AP50 | source AP50-95 | source AP50 | gap closed |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        for name, row in group["methods"].items():
+            gap = "" if name in ("source-only", "oracle") else _share(row.get("gap_closed"))
+            lines.append(
+                f"| {name} | {figure(row['target_ap'])} | {figure(row['target_ap50'])} | "
+                f"{figure(row['source_ap'])} | {figure(row['source_ap50'])} | {gap} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def domain_gap(result: dict[str, Any]) -> str:
+    """What takes how much of the gap away, and how right pseudo-labels are."""
+    lines = [
+        f"Source-only detectors of the table above on the target's test split, nothing trained; "
+        f"{_where(result)}.",
+        "",
+        "| direction, classes | as it is | source's colours | source's scale | both "
+        "| target's batch statistics |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    cases = (
+        "as it is",
+        "source's colours",
+        "source's scale",
+        "both",
+        "batch statistics of the target",
+    )
+    for group in result["groups"]:
+        shown = " | ".join(figure(group["target"][case]["ap"]) for case in cases)
+        lines.append(f"| {group['direction']}, {group['classes']} | {shown} |")
+    lines += [
+        "",
+        "Pseudo-labels that these detectors make of the target's training pictures, at "
+        "confidence 0.25:",
+        "",
+        "| direction, classes | class | precision | recall |",
+        "|---|---|---:|---:|",
+    ]
+    for group in result["groups"]:
+        for name, row in group["pseudo_labels"]["0.25"].items():
+            lines.append(
+                f"| {group['direction']}, {group['classes']} | {name} | "
+                f"{figure(row['precision'])} | {figure(row['recall'])} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def sparse(result: dict[str, Any]) -> str:
+    """Every method on sparsely labelled fields."""
+    scale = result["scale"]
+    lines = [
+        f"bccd and lcm_raabin, three classes, labels of one patch of "
+        f"{100 * result['patch_share']:.0f} % of every training picture, tested on whole fields; "
+        f"{scale['model']} at {scale['image_size']} px from {scale['start']}, "
+        f"{result['crops_epochs']} epochs on the patches' crops for all, then {result['epochs']} "
+        f"of the method; {_seeds(len(result['seeds']))}; {_where(result)}.",
+        "",
+        "| method | AP50-95 | AP50 | AP50 above naive | share of the ceiling's AP50 |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, row in result["rows"].items():
+        above = "" if name in ("naive", "full") else figure(row["above_naive"])
+        share = "" if name == "full" else _share(row["of_ceiling"])
+        lines.append(
+            f"| {_SPARSE_ROWS[name]} | {figure(row['ap'])} | {figure(row['ap50'])} | {above} | "
+            f"{share} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def site(result: dict[str, Any]) -> str:
+    """AP on the site and on the source against the number of labelled fields."""
+    lines = [
+        "Detector trained on hcm_pbc and bccd, site lcm_raabin, three classes, test splits; "
+        f"{result['epochs']} epochs, {_seeds(len(result['seeds']))}; {_where(result)}. "
+        f"Failed: runs whose source lost more than {result['limit_drop']:g} points.",
+        "",
+        "| fields | | site AP50-95 | site AP50 | source AP50-95 | source AP50 | failed |",
+        "|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in result["rows"]:
+        failed = "" if "would_fail" not in row else f"{100 * row['would_fail']:.0f} %"
+        kind = {"replay": "replay 4:1", "no-replay": "no replay"}.get(row["kind"], row["kind"])
+        lines.append(
+            f"| {row['fields']} | {kind} | {figure(row['target_ap'])} | "
+            f"{figure(row['target_ap50'])} | {figure(row['source_ap'])} | "
+            f"{figure(row['source_ap50'])} | {failed} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def method_cost(result: dict[str, Any]) -> str:
+    """Step time beside plain training."""
+    lines = [
+        f"Median of {result['rounds']} interleaved rounds, batch 8; {_where(result)}.",
+        "",
+        "| method | seconds a step | times plain training |",
+        "|---|---:|---:|",
+    ]
+    lines += [
+        f"| {name} | {row['seconds_per_step']:.3f} | {row['ratio']:.2f} |"
+        for name, row in result["methods"].items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {
+    "adaptation": adaptation,
+    "domain_gap": domain_gap,
+    "sparse": sparse,
+    "site": site,
+    "method_cost": method_cost,
+}

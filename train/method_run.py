@@ -1,0 +1,465 @@
+"""A method's training from a recipe: the folder, the phases, the record of the run.
+
+Owns the order of these, and which pictures and labels each phase is given. Does not own the
+methods (see ``adapt`` and ``sparse``) nor the trainer (see ``method_trainer``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from calibration.fields import IMAGE_SUFFIXES, digest_files
+from edge_runtime.errors import DataError, FrameError, SettingsError
+from edge_runtime.image_file import read_image
+from train import adapt, sparse
+from train.attribute_files import DATA_KEY
+from train.attridet_folder import OWN, link_picture, read_fields, write_split
+from train.attridet_recipe import FieldsSpec, Phase
+from train.datasets.labelled import LabelledImage, LabelledSet
+from train.datasets.patches import PATCH_FILE, write_patches
+from train.method_recipe import AdaptRecipe, MethodRecipe, SparseRecipe
+from train.own_checkpoint import load_own_checkpoint
+from train.phase_run import PhaseRun, check_start, phase_arguments
+from train.run_folder import RECORD_NAME, claim_run, storing
+from train.step_loss import MethodRow, find_row
+
+# Pictures whose mean colour is taken; the mean of so many no longer moves.
+_FOR_THE_MEAN = 60
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """What a run is told beside its recipe.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``0``, or several indices ``0,1``.
+        resume: take up an interrupted run of this very recipe after its last whole epoch.
+        workers: processes that load data.
+        now: the clock, for the record.
+        say: told before every phase.
+    """
+
+    device: str = "auto"
+    resume: bool = False
+    workers: int = 2
+    now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
+    say: Say = lambda line: None
+
+
+def train_adapted(
+    recipe: AdaptRecipe,
+    method: str,
+    out: Path,
+    how: How = How(),
+    *,
+    source_checkpoint: Path | None = None,
+) -> Path:
+    """Trains a detector on the source and adapts it to the target.
+
+    Args:
+        recipe: what to train.
+        method: of ``adapt.METHODS``.
+        out: run folder: ``data/``, ``phase1/``, ``phase2/``, ``recipe.json``,
+            ``training.json``.
+        how: see there.
+        source_checkpoint: last checkpoint of a source phase of this recipe that was trained
+            already; None trains it.
+
+    Returns:
+        The last checkpoint: nothing of the target may choose one.
+
+    Raises:
+        DataError: missing or bad data, a target without pictures or with pictures of the
+            source, or nothing to resume.
+        SettingsError: a bad recipe, method, option or device, or a folder of another run.
+        StoreError: the folder cannot be made.
+    """
+    row = find_row(adapt.METHODS, method)
+    options = recipe.options.get(method, {})
+    row.options(options)
+    run = _Run(recipe, row, options, "adapt", out, how)
+    root = Path(recipe.data_root)
+    source = read_fields(recipe.source, root, seed=recipe.seed)
+    pictures = target_pictures(recipe.target, root, seed=recipe.seed)
+    _require_apart(source, pictures, recipe)
+    start = recipe.start_from
+    if source_checkpoint is not None:
+        load_own_checkpoint(source_checkpoint)
+        start = str(source_checkpoint)
+    run.claim(source_checkpoint)
+    plan = [("phase2", recipe.adapt_phase, row)]
+    if source_checkpoint is None:
+        plan.insert(0, ("phase1", recipe.source_phase, adapt.METHODS[0]))
+    for name, phase, used in plan:
+        folder = out / "data" / used.learns_from
+        if not (folder / "written").is_file():
+            labelled = source
+            if used.learns_from == "target":
+                labelled = read_fields(recipe.target, root, seed=recipe.seed)
+                if labelled.classes != source.classes:
+                    raise DataError(
+                        f"{labelled.root}: classes {', '.join(labelled.classes)}; the source "
+                        f"has {', '.join(source.classes)}"
+                    )
+            _write_labelled(labelled, folder)
+        extra: dict[str, Any] = {}
+        if used.wants_target:
+            extra["target"] = str(_write_pictures(pictures, out / "data" / "pictures"))
+        if used.module is not None:
+            extra["source_mean"] = _mean_colour(source.of_split("train"))
+        run.phase(name, phase, used, folder, source, start=start, extra=extra)
+        start = str(out / name / "weights" / "last.pt")
+    return run.finish(out / "phase2" / "weights" / "last.pt", source, source_checkpoint)
+
+
+def train_sparse(
+    recipe: SparseRecipe,
+    method: str,
+    out: Path,
+    how: How = How(),
+) -> Path:
+    """Trains a detector on fields of which one patch each is labelled.
+
+    Args:
+        recipe: what to train.
+        method: of ``sparse.METHODS``.
+        out: run folder, as of ``train_adapted``.
+        how: see there.
+
+    Returns:
+        The last checkpoint: labels of whole fields, which training does not have, would be
+        needed to choose one.
+
+    Raises:
+        DataError: missing or bad data, sets with different classes, a patch outside its
+            picture, or nothing to resume.
+        SettingsError: see ``train_adapted``.
+        StoreError: the folder cannot be made.
+    """
+    row = find_row(sparse.METHODS, method)
+    options = recipe.options.get(method, {})
+    row.options(options)
+    run = _Run(recipe, row, options, "sparse", out, how)
+    fields = sparse_fields(recipe)
+    if row.every_label and recipe.patch_share is None:
+        raise SettingsError(
+            f"method {method}: needs every label, and {fields.root} has those in patches only"
+        )
+    run.claim(None)
+    with storing(out):
+        (out / "data").mkdir(exist_ok=True)
+        # Of the pictures as they were read; judging through windows wants their size.
+        write_patches(out / "data" / PATCH_FILE, fields.of_split("train"))
+    start = recipe.start_from
+    plan = [("phase2", recipe.phase, row)]
+    if recipe.crops_phase is not None and start is None:
+        plan.insert(0, ("phase1", recipe.crops_phase, find_row(sparse.METHODS, "crops")))
+    for name, phase, used in plan:
+        folder = out / "data" / ("full" if used.every_label else used.pictures)
+        if not (folder / "written").is_file():
+            _write_labelled(_as_given(recipe, used, fields, out / "data"), folder)
+        extra = {"patches": str(folder / PATCH_FILE)} if used.wants_patches else {}
+        run.phase(name, phase, used, folder, fields, start=start, extra=extra)
+        start = str(out / name / "weights" / "last.pt")
+    return run.finish(out / "phase2" / "weights" / "last.pt", fields, None)
+
+
+def _as_given(
+    recipe: SparseRecipe, row: MethodRow, fields: LabelledSet, folder: Path
+) -> LabelledSet:
+    """The fields as a method wants them; new pictures go below ``folder``."""
+    if row.every_label:
+        return read_several(recipe.fields, Path(recipe.data_root), recipe.seed)
+    if row.pictures == "whole":
+        return fields
+    from train.sparse.given_pictures import crops_of, masked_of
+
+    made = folder / f"{row.pictures}-pictures"
+    with storing(made):
+        shutil.rmtree(made, ignore_errors=True)
+        made.mkdir(parents=True)
+        return (masked_of if row.pictures == "masked" else crops_of)(fields, made)
+
+
+def sparse_fields(recipe: SparseRecipe) -> LabelledSet:
+    """The fields of a sparse recipe, their training pictures with patches.
+
+    Raises:
+        DataError: missing or bad data.
+    """
+    fields = read_several(recipe.fields, Path(recipe.data_root), recipe.seed)
+    if recipe.patch_share is None:
+        return fields
+    seed = recipe.seed if recipe.patch_seed is None else recipe.patch_seed
+    from train.sparse.draw_patches import draw_patches
+
+    return draw_patches(fields, seed=seed, share=recipe.patch_share)
+
+
+def read_several(specs: Sequence[FieldsSpec], root: Path, seed: int) -> LabelledSet:
+    """Several sets with the same classes as one.
+
+    Raises:
+        DataError: their classes differ, or see ``read_fields``.
+    """
+    sets = [read_fields(spec, root, seed=seed) for spec in specs]
+    for each in sets[1:]:
+        if each.classes != sets[0].classes:
+            raise DataError(
+                f"{each.root}: classes {', '.join(each.classes)}; {sets[0].root} has "
+                f"{', '.join(sets[0].classes)}; give both the same `classes`"
+            )
+    if len(sets) == 1:
+        return sets[0]
+    schema = sets[0].attributes
+    if any(each.attributes != schema for each in sets):
+        # The head learns from sets that agree on what it is to say.
+        sets = [_without_attributes(each) for each in sets]
+    return sets[0].with_images(tuple(image for each in sets for image in each.images))
+
+
+def _without_attributes(fields: LabelledSet) -> LabelledSet:
+    images = tuple(
+        replace(each, attributes=np.zeros((len(each), 0), np.int64)) for each in fields.images
+    )
+    return replace(fields, attributes=None, images=images)
+
+
+def target_pictures(spec: FieldsSpec, root: Path, *, seed: int = 0) -> list[Path]:
+    """The training pictures of a target, by name; of a folder of one's own no label is opened.
+
+    A folder of one's own has ``images/train``, or pictures in it and nothing else.
+
+    Raises:
+        DataError: no folder, or no picture in it.
+    """
+    if spec.dataset != OWN:
+        found = read_fields(spec, root, seed=seed)
+        return [each.image for each in found.usable("train")]
+    folder = root / spec.path
+    place = folder / "images" / "train"
+    place = place if place.is_dir() else folder
+    if not place.is_dir():
+        raise DataError(f"target {folder}: no such folder; mend the recipe or --data")
+    pictures = sorted(p for p in place.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not pictures:
+        known = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"target {place}: no picture in it ({known}); adaptation needs some")
+    most = spec.most.get("train")
+    if most is not None and most < len(pictures):
+        # As ``read_fields`` draws, so that both mean the same pictures.
+        rng = np.random.default_rng([seed, *b"train"])
+        pictures = [pictures[i] for i in sorted(rng.permutation(len(pictures))[:most])]
+    return pictures
+
+
+def _require_apart(source: LabelledSet, pictures: Sequence[Path], recipe: AdaptRecipe) -> None:
+    """Refuses pictures that are in both, by content."""
+    known = {_digest(each.image): each.image for each in source.images}
+    for picture in pictures:
+        same = known.get(_digest(picture))
+        if same is not None:
+            raise DataError(
+                f"target {recipe.target.path}: {picture.name} is the source's {same.name}, byte "
+                "by byte; source and target must not share pictures: remove it from one"
+            )
+
+
+def _digest(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _mean_colour(images: Sequence[LabelledImage]) -> tuple[float, float, float]:
+    """Mean RGB in 0..1 over pictures spread evenly through a set."""
+    chosen = images[:: max(len(images) // _FOR_THE_MEAN, 1)]
+    means = []
+    for each in chosen:
+        try:
+            means.append(read_image(each.image).reshape(-1, 3).mean(axis=0) / 255)
+        except FrameError as error:
+            raise DataError(f"{each.image}: {error}; copy the data again") from error
+    red, green, blue = np.mean(means, axis=0).tolist()
+    return (red, green, blue)
+
+
+def _write_labelled(fields: LabelledSet, folder: Path) -> None:
+    """Training and validation pictures with labels and patches; replaces what was there."""
+    for split in ("train", "val"):
+        if not fields.of_split(split):
+            raise DataError(f"{fields.root}: no picture in split {split!r}; check the data set")
+    with storing(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _, placed = write_split(fields, "train", folder, patched=True)
+        # Only the last epoch looks at these, and chooses nothing by them.
+        write_split(fields, "val", folder, patched=True)
+        write_patches(folder / PATCH_FILE, placed)
+        (folder / "written").write_text("")
+
+
+def _write_pictures(pictures: Sequence[Path], folder: Path) -> Path:
+    """Pictures alone; replaces what was there."""
+    place = folder / "images" / "train"
+    with storing(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        place.mkdir(parents=True)
+        for number, picture in enumerate(pictures):
+            link_picture(picture, place / f"{number:06d}_{picture.stem}{picture.suffix}")
+    return place
+
+
+class _Run:
+    """What the phases of one run share."""
+
+    def __init__(
+        self,
+        recipe: MethodRecipe,
+        row: MethodRow,
+        options: dict[str, Any],
+        table: Literal["adapt", "sparse"],
+        out: Path,
+        how: How,
+    ) -> None:
+        # Ultralytics asks its servers for news at import unless it is told not to.
+        os.environ.setdefault("YOLO_OFFLINE", "true")
+        # Read before ultralytics is imported: it sets the variable to 1.
+        self._threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+        import torch
+
+        from train.trainer import chosen_device
+
+        self._recipe, self._row, self._options = recipe, row, options
+        self._table, self._out, self._how = table, out, how
+        self._device = chosen_device(how.device, torch)
+        self._started = how.now()
+        check_start(recipe.model, recipe.start_from)
+
+    def claim(self, source_checkpoint: Path | None) -> None:
+        """Makes the folder this recipe's and method's."""
+        identity = {
+            "recipe": self._recipe.model_dump(mode="json"),
+            "method": self._row.name,
+            "source": None if source_checkpoint is None else digest_files([source_checkpoint]),
+        }
+        claim_run(self._out, json.dumps(identity, sort_keys=True), resume=self._how.resume)
+
+    def phase(
+        self,
+        name: str,
+        phase: Phase,
+        row: MethodRow,
+        folder: Path,
+        fields: LabelledSet,
+        *,
+        start: str | None,
+        extra: dict[str, Any],
+    ) -> None:
+        """Trains one phase, unless it is done."""
+        recipe, how = self._recipe, self._how
+        run = PhaseRun(
+            self._out, name, self._device, how.workers, self._threads, recipe.channels_last
+        )
+        if how.resume and run.finished:
+            return
+        how.say(f"{name}: {row.title}, {phase.epochs} epochs")
+        data_yaml = run.beside("data.yaml")
+        document = self._document(row, phase, folder, fields, extra)
+        data_yaml.write_text(yaml.safe_dump(document, sort_keys=False))
+        arguments = phase_arguments(
+            recipe,
+            recipe.hyperparameters(phase),
+            data_yaml=data_yaml,
+            epochs=phase.epochs,
+            start=start or recipe.model.endswith(".pt"),
+        )
+        run.train(self._kind(), {**arguments, "val": False}, resume=how.resume)
+
+    def _kind(self) -> type[Any]:
+        from train.method_trainer import MethodAttriDetTrainer, MethodTrainer
+
+        return MethodTrainer if self._recipe.attributes is False else MethodAttriDetTrainer
+
+    def _document(
+        self,
+        row: MethodRow,
+        phase: Phase,
+        folder: Path,
+        fields: LabelledSet,
+        extra: dict[str, Any],
+    ) -> dict[str, Any]:
+        recipe = self._recipe
+        section: dict[str, Any] = {
+            "table": self._table,
+            "name": row.name,
+            "pictures_every": recipe.pictures_every,
+            **{key: list(v) if isinstance(v, tuple) else v for key, v in extra.items()},
+        }
+        if row is self._row:
+            section["options"] = self._options
+        document: dict[str, Any] = {
+            "path": str(folder.resolve()),
+            "train": "images/train",
+            "val": "images/val",
+            "names": dict(enumerate(fields.classes)),
+            "method": section,
+        }
+        if recipe.attributes is not False:
+            if fields.attributes is None:
+                raise SettingsError(
+                    f"recipe {recipe.name}: {fields.name} has no attributes; set attributes: false"
+                )
+            from train.models.attridet import AttriDetSettings
+
+            settings = AttriDetSettings(
+                attributes=fields.attributes,
+                fresh_head=phase.fresh_head,
+                **recipe.attributes.model_dump(),
+            )
+            document[DATA_KEY] = settings.model_dump(mode="json")
+        return document
+
+    def finish(self, checkpoint: Path, fields: LabelledSet, source_checkpoint: Path | None) -> Path:
+        """Writes the record of the run."""
+        import torch
+        from ultralytics import __version__ as ultralytics_version
+
+        counts = {split: len(fields.of_split(split)) for split in ("train", "val", "test")}
+        record = {
+            "recipe": self._recipe.model_dump(mode="json"),
+            "kind": self._table,
+            "method": self._row.name,
+            "options": self._row.options(self._options).model_dump(mode="json"),
+            "classes": list(fields.classes),
+            "labelled_pictures": counts,
+            "checkpoint": checkpoint.relative_to(self._out).as_posix(),
+            "checkpoint_sha256": digest_files([checkpoint]),
+            "source_checkpoint_sha256": None
+            if source_checkpoint is None
+            else digest_files([source_checkpoint]),
+            "started": self._started.isoformat(timespec="seconds"),
+            "minutes": round((self._how.now() - self._started).total_seconds() / 60, 1),
+            "resumed": self._how.resume,
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, device {self._device}",
+            "torch": torch.__version__,
+            "ultralytics": ultralytics_version,
+        }
+        with storing(self._out):
+            (self._out / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n")
+        return checkpoint
