@@ -206,7 +206,7 @@ def _start_clock(trainer: Any) -> None:
 
 
 def _stop_clock(trainer: Any) -> None:
-    trainer._log.count(steps=1, seconds=time.perf_counter() - trainer._began)
+    trainer._log.count(timed_steps=1, seconds=time.perf_counter() - trainer._began)
 
 
 def _close_epoch(trainer: Any) -> None:
