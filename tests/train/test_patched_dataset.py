@@ -102,11 +102,17 @@ def covered(sample: dict[str, Any], grow: float) -> NDArray[np.bool_]:
     return mask
 
 
-def check_patches(sample: dict[str, Any]) -> int:
-    """Patches must cover what is blue and nothing else, give or take two pixels of a border."""
+def check_patches(sample: dict[str, Any], most_lost: float = 0) -> int:
+    """Patches must cover what is blue and nothing else, give or take two pixels of a border.
+
+    Of a patch that a mosaic cuts to less than a tenth, ultralytics drops the rest as it drops
+    the rest of a cell; it then counts as unlabelled. ``most_lost`` is the area of such a rest.
+    """
     blue = blue_of(sample)
     assert blue.sum() > 200
-    assert not (blue & ~covered(sample, 2)).any()
+    lost = (blue & ~covered(sample, 2)).astype(np.uint8)
+    pieces = cv2.connectedComponentsWithStats(lost)[2][1:, cv2.CC_STAT_AREA]
+    assert (pieces <= most_lost).all()
     assert not (covered(sample, -2) & ~blue).any()
     assert (sample["patches"] >= 0).all()
     assert (sample["patches"] <= 1).all()
@@ -134,7 +140,10 @@ def test_patches_cover_what_they_covered(
     fields = dataset(*painted, **changes)
     random.seed(2)
     np.random.seed(2)
-    counts = [check_patches(fields[index]) for index in range(len(fields)) for _ in range(4)]
+    # A tenth of the largest patch, scaled as much as the case allows.
+    lost = 0.1 * (64 * 64) * (1 + changes.get("scale", 0.0)) ** 2 if "mosaic" in changes else 0
+    samples = [fields[index] for index in range(len(fields)) for _ in range(4)]
+    counts = [check_patches(sample, lost) for sample in samples]
     assert max(counts) > 1 if "mosaic" in changes else set(counts) == {1}
 
 
