@@ -175,6 +175,6 @@ def test_a_fifth_of_real_fields_holds_a_fifth_of_their_cells(shared_data: Path) 
         kept, all_of_them = (sum(len(pair[at]) for pair in pairs) for at in (1, 0))
         shares.append(kept / all_of_them)
         assert sparse.of_split("test") == full.of_split("test")
-    # A patch inside the picture reaches its border rarely, so cells there count for less and
-    # those in the middle for more: a little above the share of the area.
+    # A patch that lies inside the picture reaches the border rarely, and these fields have
+    # many cells there: a little less than the share of the area.
     assert np.mean(shares) == pytest.approx(0.2, abs=0.03)

@@ -248,7 +248,8 @@ def test_calibration_changes_what_is_accepted(tmp_path: Path) -> None:
     set_prediction(outputs, 0, 6 * 8 + 6, SURE, [math.log(1.6), -9.0, -9.0])
     pseudo = []
     for clock.epoch in range(4):
-        for _ in range(12):
+        # Two predictions a step; twenty are needed in an epoch before a calibration.
+        for _ in range(11 if clock.epoch % 2 else 1):
             items = loss(outputs, batch)[1]
         pseudo.append(float(items["pseudo_loss"]))
         context.log.close_epoch(clock.epoch)
