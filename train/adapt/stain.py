@@ -75,7 +75,9 @@ def _sheet(images: Tensor, batch: dict[str, Any]) -> Any:
     for place in range(min(len(images), 8)):
         own = batch["batch_idx"].reshape(-1) == place
         boxes = batch["bboxes"][own].float().cpu().numpy()
-        corners = np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1)
+        corners = np.concatenate(
+            [boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1
+        )
         corners = (corners * np.array([width, height] * 2)).astype(np.float32)
         pixels = (images[place].permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
         labels = batch["cls"][own].reshape(-1).long().cpu().numpy()
