@@ -11,10 +11,14 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("ultralytics")
 
 from tests.train.adapt.adapt_support import train_tiny, write_domain  # noqa: E402
+from tests.train.attributed_fields import CLASSES, SCHEMA, write_fields  # noqa: E402
+from train.method_trainer import MethodAttriDetTrainer  # noqa: E402
+from train.models.attridet import AttriDetModel  # noqa: E402
 from train.step_loss import read_counts  # noqa: E402
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
+TERM = {"confmix": "mixed_loss", "daca": "composite_loss"}
 # An untrained network is sure of nothing; this lets its boxes through.
 ANYTHING = {
     "confmix": {"confidence": 0.0, "gamma_confidence": 0.0},
@@ -76,4 +80,25 @@ def test_pictures_and_counts_are_written_and_the_method_changes_the_weights(
     assert read_counts(folder)[0]["pseudo_cell"] == read_counts(folder)[0]["target_boxes"]
     assert len(list(folder.glob("*.jpg"))) >= 2
     header = (Path(run.save_dir) / "results.csv").read_text().splitlines()[0]
-    assert {"confmix": "mixed_loss", "daca": "composite_loss"}[method] in header
+    assert TERM[method] in header
+
+
+@pytest.mark.parametrize("method", ["confmix", "daca"])
+def test_the_attribute_head_learns_beside_both(tmp_path: Path, method: str) -> None:
+    write_fields(tmp_path, "train", 3, size=64)
+    target = write_domain(tmp_path / "other", "target", 3, None, shade=180)
+    run = train_tiny(
+        tmp_path,
+        tmp_path / "out",
+        method,
+        target,
+        options=ANYTHING[method],
+        names=CLASSES,
+        trainer=MethodAttriDetTrainer,
+        extra={"attridet": {"attributes": SCHEMA.model_dump(mode="json")}},
+    )
+    assert isinstance(run.model, AttriDetModel)
+    assert list(run.tloss)[-2:] == [TERM[method], "attr_loss"]
+    assert all(value.isfinite() for value in run.tloss.values())
+    assert run.tloss["attr_loss"] > 0
+    assert read_counts(Path(run.save_dir) / "method")[0]["target_boxes"] > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -28,7 +30,7 @@ FILL = (0.1, 0.2, 0.3)
 NEVER = AugmentOptions(crop=0, flip=0, blur=0, jitter=0, downscale=0, light=0)
 
 
-def generator(seed: int = 0) -> torch.Generator:
+def generator(seed: int = 0) -> Any:
     return torch.Generator().manual_seed(seed)
 
 
@@ -82,8 +84,8 @@ def test_copies_without_augmentation_are_four_alike() -> None:
     assert own[:, :, :2].unique(dim=1).squeeze(1).tolist() == [[0, 0], [0, 32], [40, 32], [40, 0]]
     assert labels.class_ids[:12].tolist() == [2, 0, 3] * 4
     # Every box lies on its own cell.
-    x, y = labels.centres
-    seen = images[labels.pictures, 0, y.long(), x.long()]
+    columns, rows = labels.centres
+    seen = images[labels.pictures, 0, rows.long(), columns.long()]
     assert seen.tolist() == pytest.approx([(label + 1) / 5 for label in labels.class_ids.tolist()])
 
 
