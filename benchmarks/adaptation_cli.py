@@ -154,7 +154,7 @@ def site(
         list[int] | None,
         typer.Option(min=5, help="labelled fields; may be given again [default: 10 25 50 100]"),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="of an adaptation")] = 10,
+    epochs: Annotated[int, typer.Option(min=1, help="of an adaptation")] = 8,
     jobs: JobsOption = 2,
     gather: GatherOption = False,
     work: Annotated[Path, typer.Option(help="a folder per training")] = _RUNS / "site",

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torchvision.ops import box_iou
-from train.adapt.recolour import lab_to_rgb, rgb_to_lab
 from ultralytics.utils.nms import non_max_suppression
 
 from benchmarks.training_grid import over_seeds
@@ -31,6 +30,7 @@ from edge_runtime.bundle import InputSpec
 from edge_runtime.image_file import read_image
 from edge_runtime.preprocess import fit_window, tensor_of
 from edge_runtime.types import UInt8Image
+from train.adapt.recolour import lab_to_rgb, rgb_to_lab
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.evaluate_attridet import judge_pictures
 from train.judge_method import open_method_run
@@ -145,7 +145,7 @@ def _lab(pixels: UInt8Image) -> NDArray[np.float64]:
 
 def _cell_scale(fields: LabelledSet) -> float:
     """Median side of a box of the first class, as a share of the picture's longer side."""
-    sides = []
+    sides: list[float] = []
     for each in fields.of_split("train"):
         height, width = read_image(each.image).shape[:2]
         boxes = each.boxes_xywhn[each.class_ids == 0]

@@ -76,7 +76,7 @@ def _seconds_per_step(settings: CostSettings, name: str, work: Path) -> float:
         train_sparse(recipe, name, work, how)
     # The first epoch warms up caches and the allocator.
     last = read_counts(work / "phase2" / "method")[-1]
-    return last["seconds"] / last["steps"]
+    return last["seconds"] / last["timed_steps"]
 
 
 def _recipe(settings: CostSettings, name: str) -> AdaptRecipe | SparseRecipe:

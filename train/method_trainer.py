@@ -178,11 +178,11 @@ class _MethodSteps(DetectionTrainer):
     def _target_loader(self, settings: MethodSettings) -> Any:
         if settings.target is None:
             raise SettingsError(f"method {settings.name}: needs pictures of the target")
-        arguments = dataset_arguments(self, settings.target, "train", self.batch_size)
-        dataset = UnlabelledDataset(**arguments)
+        batch = self.batch_size // max(self.world_size, 1)
+        dataset = UnlabelledDataset(**dataset_arguments(self, settings.target, "train", batch))
         return build_dataloader(
             dataset,
-            batch=self.batch_size // max(self.world_size, 1),
+            batch=batch,
             workers=self.args.workers,
             shuffle=True,
             rank=RANK,
@@ -206,7 +206,7 @@ def _start_clock(trainer: Any) -> None:
 
 
 def _stop_clock(trainer: Any) -> None:
-    trainer._log.count(steps=1, seconds=time.perf_counter() - trainer._began)
+    trainer._log.count(timed_steps=1, seconds=time.perf_counter() - trainer._began)
 
 
 def _close_epoch(trainer: Any) -> None:

@@ -27,7 +27,8 @@ def tiny_detector() -> DetectionModel:
     """An untrained detector of two classes in training mode."""
     torch.manual_seed(0)
     model = DetectionModel("yolo11n.yaml", nc=len(CLASSES), verbose=False)
-    model.args = get_cfg()
+    settings: Any = get_cfg()
+    model.args = settings
     return model.train()
 
 
@@ -159,7 +160,7 @@ def train_tiny(folder: Path, method: str, options: dict[str, Any]) -> Any:
         },
     }
     (folder / "data.yaml").write_text(yaml.safe_dump(document))
-    trainer = MethodTrainer(
+    trainer: Any = MethodTrainer(
         overrides={
             "model": "yolo11n.yaml",
             "data": str(folder / "data.yaml"),

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 pytest.importorskip("ultralytics")
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from edge_runtime.errors import SettingsError
@@ -36,6 +36,7 @@ from train.sparse.mining import (
     find_cells,
     inside_patches,
     labels_of,
+    run_view,
     suppress,
     with_boxes,
 )
@@ -244,6 +245,34 @@ def test_colours_change_by_picture_and_nothing_moves() -> None:
     some = [torch.equal(a, b) for a, b in zip(changed(1, 0.5, **everything), images, strict=True)]
     assert len(some) == 4
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_the_second_view_moves_running_statistics_only_if_it_may(moves: bool) -> None:
+    model = tiny_detector()
+    images = batch_with([LABEL])["img"]
+    expected = model(images)["scores"]
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    scores = run_view(model, images, moves_statistics=moves)["scores"]
+    assert torch.equal(scores, expected)
+    for name, value in model.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            assert torch.equal(value, before[name]) != moves
+    assert {each.momentum for each in model.modules() if isinstance(each, nn.BatchNorm2d)} == {0.03}
+
+
+def test_half_precision_rounds_no_box() -> None:
+    model = tiny_detector()
+    outputs = outputs_with([(*FIRST, 0.7), (*SECOND, 0.9)])
+    exact = anchor_boxes(model, outputs)
+    half = {
+        "boxes": outputs["boxes"].bfloat16(),
+        "scores": outputs["scores"].bfloat16(),
+        "feats": [each.bfloat16() for each in outputs["feats"]],
+    }
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(anchor_boxes(model, half), exact, atol=1e-3)
+        assert torch.equal(anchor_centres(model, half), anchor_centres(model, outputs))
 
 
 def test_bad_options_and_models_are_refused() -> None:

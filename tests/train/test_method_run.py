@@ -110,7 +110,7 @@ def test_run_leaves_phases_record_and_figures_of_both_microscopes(source_only: P
     assert figures["fields"]["target"]["detection"]["images"] == 4
     # One epoch of four pictures: one step a phase, timed.
     (counts,) = read_counts(source_only / "phase2" / "method")
-    assert counts["steps"] == 1
+    assert counts["timed_steps"] == 1
     assert counts["seconds"] > 0
 
 

@@ -8,8 +8,7 @@ other colours. What it finds in either view, beyond the labels, is added to the 
 other view is trained on; everything else stays background, also outside the labelled patch.
 That is the method's own weakness with patches; ``patch_aware`` mends it.
 
-On this detector both views go through ultralytics' criterion and their losses are added. Both
-are seen in training mode, so both take part in the batch normalisation's running statistics.
+On this detector both views go through ultralytics' criterion and their losses are added.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from train.sparse.mining import (
     labels_of,
     outputs_of,
     require_one_head,
+    run_view,
     with_boxes,
 )
 from train.sparse.views import draws_of_step, other_colours
@@ -52,6 +52,8 @@ class Options(MethodOptions):
         saturation: of saturation.
         hue: of hue, as a share of the colour circle.
         changed_share: of the pictures whose second view differs at all.
+        view_moves_statistics: the second view's colours count in the running statistics of
+            batch normalisation. The published program keeps pre-trained statistics.
     """
 
     confidence: float = Field(default=0.6, gt=0, lt=1)
@@ -63,6 +65,7 @@ class Options(MethodOptions):
     saturation: float = Field(default=0.8, ge=0)
     hue: float = Field(default=0.2, ge=0, le=0.5)
     changed_share: float = Field(default=0.8, ge=0, le=1)
+    view_moves_statistics: bool = True
 
 
 def build(context: StepContext, options: Options) -> StepLoss:
@@ -98,7 +101,8 @@ class CoMining:
         step = context.moment().iteration
         images = batch["img"]
         view = self._second_view(images, step)
-        outputs = outputs_of(preds), outputs_of(context.model(view))
+        second = run_view(context.model, view, moves_statistics=self._options.view_moves_statistics)
+        outputs = outputs_of(preds), second
         labels = labels_of(batch)
         mined = tuple(self._mine(each, labels) for each in outputs)
         losses, items = self._loss(outputs[0], with_boxes(batch, mined[1]), batch)

@@ -51,7 +51,9 @@ def crops_of(fields: LabelledSet, folder: Path) -> LabelledSet:
         if each.patch_xyxyn is None:
             images.append(each)
             continue
-        pixels, boxes, kept = crop_to_patch(each, _pixels(each))
+        # Numbers in place of classes: which cells stay is known then, attributes with them.
+        numbered = replace(each, class_ids=np.arange(len(each), dtype=np.int64))
+        pixels, boxes, kept = crop_to_patch(numbered, _pixels(each))
         height, width = pixels.shape[:2]
         images.append(
             replace(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.ops import xywh2xyxy, xyxy2xywh
@@ -62,6 +62,31 @@ def outputs_of(answer: Any) -> dict[str, Any]:
     return outputs
 
 
+def run_view(model: DetectionModel, images: Tensor, *, moves_statistics: bool) -> dict[str, Any]:
+    """A further forward pass in the same step, in training mode.
+
+    Args:
+        model: in training mode.
+        images: another view of the batch's pictures.
+        moves_statistics: the running statistics of batch normalisation, by which the network
+            judges later, take part in this view too. This pass itself goes by the view's own
+            either way.
+    """
+    if moves_statistics:
+        return outputs_of(model(images))
+    layers: list[Any] = [
+        each for each in model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)
+    ]
+    before = [each.momentum for each in layers]
+    try:
+        for each in layers:
+            each.momentum = 0.0
+        return outputs_of(model(images))
+    finally:
+        for each, momentum in zip(layers, before, strict=True):
+            each.momentum = momentum
+
+
 def require_one_head(model: DetectionModel, method: str) -> None:
     """Makes sure that a network's outputs are those that mining reads.
 
@@ -109,18 +134,19 @@ def with_boxes(batch: dict[str, Any], boxes: BatchBoxes) -> dict[str, Any]:
 def anchor_boxes(model: DetectionModel, outputs: dict[str, Any]) -> Tensor:
     """Every anchor's predicted box, float ``(B, N, 4)``, pixel corners; without gradient."""
     head = _head(model)
-    with torch.no_grad():
+    # Half precision would round a box by a quarter of a pixel.
+    with torch.no_grad(), torch.autocast(outputs["boxes"].device.type, enabled=False):
         points, strides = make_anchors(outputs["feats"], head.stride, 0.5)
-        distances = head.dfl(outputs["boxes"])
-        corners = dist2bbox(distances, points.T.unsqueeze(0), xywh=False, dim=1) * strides.T
-    boxes: Tensor = corners.transpose(1, 2).float()
+        distances = head.dfl(outputs["boxes"].float())
+        corners = dist2bbox(distances, points.T.float().unsqueeze(0), xywh=False, dim=1)
+        boxes: Tensor = (corners * strides.T.float()).transpose(1, 2)
     return boxes
 
 
 def anchor_centres(model: DetectionModel, outputs: dict[str, Any]) -> Tensor:
     """Where the anchors lie, float ``(N, 2)``, pixels of the network's input."""
     points, strides = make_anchors(outputs["feats"], _head(model).stride, 0.5)
-    centres: Tensor = (points * strides).float()
+    centres: Tensor = points.float() * strides.float()
     return centres
 
 

@@ -16,9 +16,6 @@ is different here:
 - Features are those of the finest level that enters the detection head, not a box head's.
 - A labelled cell is never suppressed by a prediction; predictions that overlap one, of
   whatever class, are not added.
-
-Both views are seen in training mode, so both take part in the batch normalisation's running
-statistics.
 """
 
 from __future__ import annotations
@@ -45,6 +42,7 @@ from train.sparse.mining import (
     no_boxes,
     outputs_of,
     require_one_head,
+    run_view,
     suppress,
     with_boxes,
 )
@@ -80,6 +78,8 @@ class Options(MethodOptions):
             as in the program, which applies a strength meant for 0..1 to 0..255.
         erase_area: least and largest share of one labelled cell's box that is erased.
         erase_ratio: least and largest height over width of it.
+        view_moves_statistics: the strong view's colours count in the running statistics of
+            batch normalisation. The published program keeps pre-trained statistics.
     """
 
     candidate_confidence: float = Field(default=0.8, gt=0, lt=1)
@@ -95,6 +95,7 @@ class Options(MethodOptions):
     lighting: float = Field(default=1.2, ge=0)
     erase_area: tuple[float, float] = (0.4, 0.7)
     erase_ratio: tuple[float, float] = (0.3, 3.3)
+    view_moves_statistics: bool = True
 
     @field_validator("erase_area", "erase_ratio")
     @classmethod
@@ -140,7 +141,8 @@ class SparseDet:
         images = batch["img"]
         labels = labels_of(batch)
         view = self._strong_view(images, labels, moment.iteration)
-        weak, strong = outputs_of(preds), outputs_of(context.model(view))
+        weak = outputs_of(preds)
+        strong = run_view(context.model, view, moves_statistics=told.view_moves_statistics)
         candidates = sure = no_boxes(images.device)
         known = torch.ones(len(images), weak["scores"].shape[2], device=images.device).bool()
         if moment.ratio >= told.warm_up:

@@ -1,0 +1,79 @@
+"""Both methods through ultralytics' trainer, and that no label of the target reaches it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("ultralytics")
+
+from tests.train.adapt.adapt_support import train_tiny, write_domain  # noqa: E402
+from train.step_loss import read_counts  # noqa: E402
+
+pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
+
+# An untrained network is sure of nothing; this lets its boxes through.
+ANYTHING = {
+    "confmix": {"confidence": 0.0, "gamma_confidence": 0.0},
+    "daca": {"confidence": 0.0},
+}
+
+
+def weights(trainer: Any) -> dict[str, Any]:
+    return {
+        f"{kind}.{name}": value
+        for kind, model in (("trained", trainer.model), ("averaged", trainer.ema.ema))
+        for name, value in model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("method", ["confmix", "daca"])
+def test_label_files_of_the_target_change_nothing(tmp_path: Path, method: str) -> None:
+    source = write_domain(tmp_path, "source", 4, None)
+    ended = []
+    # Real labels, and files that no reader of labels would survive.
+    kinds = {
+        "real": None,
+        "broken": lambda number: "9 0.5 0.5 7 seven\n",
+    }
+    for kind, labels in kinds.items():
+        target = write_domain(tmp_path / kind, "target", 4, labels, shade=180)
+        run = train_tiny(
+            source.parents[1], tmp_path / "out" / kind, method, target, options=ANYTHING[method]
+        )
+        dataset = run._stream._loader.dataset
+        assert all(len(label["cls"]) == len(label["bboxes"]) == 0 for label in dataset.labels)
+        assert all(len(dataset[index]["cls"]) == 0 for index in range(len(dataset)))
+        counts = read_counts(Path(run.save_dir) / "method")
+        assert counts[0].pop("seconds") > 0
+        ended.append((weights(run), counts))
+        assert counts[0]["steps"] == 2
+        assert counts[0]["target_boxes"] > 0
+    (first, first_counts), (second, second_counts) = ended
+    assert first_counts == second_counts
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("method", ["confmix", "daca"])
+def test_pictures_and_counts_are_written_and_the_method_changes_the_weights(
+    tmp_path: Path, method: str
+) -> None:
+    source = write_domain(tmp_path, "source", 5, None).parents[1]
+    target = write_domain(tmp_path, "target", 3, lambda number: "", shade=180)
+    run = train_tiny(source, tmp_path / "with", method, target, options=ANYTHING[method])
+    without = train_tiny(
+        source, tmp_path / "without", method, target, options={**ANYTHING[method], "weight": 0.0}
+    )
+    name = "model.0.conv.weight"
+    ended = [each.model.state_dict()[name] for each in (run, without)]
+    assert not torch.equal(ended[0], ended[1])
+    folder = Path(run.save_dir) / "method"
+    assert [each["epoch"] for each in read_counts(folder)] == [0]
+    assert read_counts(folder)[0]["pseudo_cell"] == read_counts(folder)[0]["target_boxes"]
+    assert len(list(folder.glob("*.jpg"))) >= 2
+    header = (Path(run.save_dir) / "results.csv").read_text().splitlines()[0]
+    assert {"confmix": "mixed_loss", "daca": "composite_loss"}[method] in header

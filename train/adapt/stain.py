@@ -1,0 +1,90 @@
+"""Stain transfer: the source's pictures once more, in the colours of the target.
+
+Owns the method's loss. Does not own the transfer of colours (see ``recolour``).
+
+The obvious remedy where two microscopes differ in stain, light and camera: every labelled
+picture is learnt from as it is and with the mean and spread of colours of a target picture
+(Reinhard et al. 2001), with its real labels both times. No pseudo-label is made, so none can be
+wrong; what differs in shape or sharpness stays different.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from train.adapt.recolour import reinhard
+from train.adapt.teaching import target_images
+from train.step_loss import MethodOptions, StepContext, StepLoss, boxes_on
+
+
+class Options(MethodOptions):
+    """What stain transfer can be told.
+
+    Attributes:
+        weight: of the recoloured pictures' loss beside the plain one.
+    """
+
+    weight: float = Field(default=1.0, ge=0)
+
+
+class Stain:
+    """The criterion.
+
+    Args:
+        context: the training.
+        options: see ``Options``.
+    """
+
+    def __init__(self, context: StepContext, options: Options) -> None:
+        self._context, self._options = context, options
+
+    def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss on the labelled pictures in their own and in the target's colours.
+
+        Raises:
+            DataError: target pictures of another size.
+        """
+        plain, items = self._context.plain(preds, batch)
+        count = len(batch["img"])
+        target = target_images(batch, most=count)
+        images = self.painted(batch["img"], target)
+        losses, _ = self._context.plain(self._context.model(images), batch)
+        painted = self._options.weight * losses
+        iteration = self._context.moment().iteration
+        if self._context.log.wants_picture(iteration):
+            self._context.log.picture(f"stain-{iteration:06d}", lambda: _sheet(images, batch))
+        return plain + painted, {**items, "painted_loss": painted.detach().sum() / count}
+
+    @torch.no_grad()
+    def painted(self, images: Tensor, target: Tensor) -> Tensor:
+        """Pictures in the colours of as many of the target, over again where those are fewer."""
+        places = torch.arange(len(images), device=images.device) % len(target)
+        return reinhard(images, target[places])
+
+
+def _sheet(images: Tensor, batch: dict[str, Any]) -> Any:
+    """The first pictures in a row with their labels."""
+    import numpy as np
+
+    height, width = images.shape[2:]
+    shown = []
+    for place in range(min(len(images), 8)):
+        own = batch["batch_idx"].reshape(-1) == place
+        boxes = batch["bboxes"][own].float().cpu().numpy()
+        corners = np.concatenate(
+            [boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1
+        )
+        corners = (corners * np.array([width, height] * 2)).astype(np.float32)
+        pixels = (images[place].permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
+        labels = batch["cls"][own].reshape(-1).long().cpu().numpy()
+        shown.append(boxes_on(pixels, corners, labels, ()))
+    return np.concatenate(shown, axis=1)
+
+
+def build(context: StepContext, options: Options) -> StepLoss:
+    """The method's criterion."""
+    return Stain(context, options)

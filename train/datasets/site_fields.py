@@ -1,0 +1,71 @@
+"""A folder of fields that a clinic labelled itself, in whichever format its tool exports.
+
+Owns telling the formats apart. Does not own reading any of them (see ``yolo_export``,
+``coco_file``, ``cvat_file``) nor checking the pictures (see ``train.site.fields``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from edge_runtime.errors import DataError, SettingsError
+from train.datasets.coco_file import coco_files, read_coco
+from train.datasets.cvat_file import cvat_files, read_cvat
+from train.datasets.labelled import LabelledSet
+from train.datasets.yolo_export import is_yolo_export, read_yolo_export
+
+FieldFormat = Literal["yolo", "coco", "cvat"]
+FORMATS: tuple[FieldFormat, ...] = get_args(FieldFormat)
+
+_READERS: dict[FieldFormat, Callable[[Path], LabelledSet]] = {
+    "yolo": read_yolo_export,
+    "coco": read_coco,
+    "cvat": read_cvat,
+}
+
+
+def formats_in(root: Path) -> tuple[FieldFormat, ...]:
+    """The formats that a folder seems to hold.
+
+    Raises:
+        DataError: no such folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give the folder of the labelled fields")
+    seen: dict[FieldFormat, bool] = {
+        "yolo": is_yolo_export(root),
+        "coco": bool(coco_files(root)),
+        "cvat": bool(cvat_files(root)),
+    }
+    return tuple(name for name, there in seen.items() if there)
+
+
+def read_site_fields(root: Path, labels: FieldFormat | Literal["auto"] = "auto") -> LabelledSet:
+    """Reads labelled fields; bad rows are listed in the set (see ``require_clean``).
+
+    Args:
+        root: the folder.
+        labels: the format; ``auto`` tells it from the files.
+
+    Raises:
+        DataError: no such folder, no known format or several in it, or it cannot be read.
+        SettingsError: no such format.
+    """
+    if labels == "auto":
+        found = formats_in(root)
+        if not found:
+            raise DataError(
+                f"{root}: no labels in a known format; export YOLO (images, labels, classes.txt), "
+                "COCO (a JSON file) or CVAT for images 1.1 (annotations.xml) into it"
+            )
+        if len(found) > 1:
+            raise DataError(
+                f"{root}: labels in several formats, {' and '.join(found)}; say which with "
+                "--format, or remove the others"
+            )
+        labels = found[0]
+    if labels not in _READERS:
+        raise SettingsError(f"format {labels!r}: unknown; choose one of {', '.join(FORMATS)}")
+    return _READERS[labels](root)

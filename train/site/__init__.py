@@ -1,0 +1,1 @@
+"""Adapting a detector to one clinic's microscope with few labelled fields."""
