@@ -196,7 +196,8 @@ def test_choosing_classes_leaves_patches_alone(painted: tuple[Path, dict[str, Pa
 
 def test_closing_the_mosaic_keeps_patches(painted: tuple[Path, dict[str, Patch]]) -> None:
     fields = dataset(*painted, mosaic=1.0)
-    fields.close_mosaic(get_cfg(overrides={**PLAIN, "mosaic": 1.0}))
+    hyp: Any = get_cfg(overrides={**PLAIN, "mosaic": 1.0})
+    fields.close_mosaic(hyp)
     assert check_patches(fields[0]) == 1
 
 
@@ -204,10 +205,11 @@ def test_closing_the_mosaic_keeps_patches(painted: tuple[Path, dict[str, Patch]]
 def test_augmentations_that_break_patches_are_refused(
     painted: tuple[Path, dict[str, Patch]], name: str
 ) -> None:
+    given: dict[str, Any] = {name: 0.0005}
     with pytest.raises(SettingsError, match=f"{name}: a labelled patch does not survive it"):
-        dataset(*painted, **{name: 0.0005})
+        dataset(*painted, **given)
     # Not in validation, where nothing is augmented.
-    assert dataset(*painted, augment=False, **{name: 0.0005})
+    assert dataset(*painted, augment=False, **given)
 
 
 def test_field_without_a_patch_is_an_error(painted: tuple[Path, dict[str, Patch]]) -> None:

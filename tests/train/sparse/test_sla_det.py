@@ -128,7 +128,7 @@ def test_schedule_switches_losses_off() -> None:
 def test_attribute_heads_shorten_the_similarity_loss() -> None:
     clock = Clock(epochs=30)
     context = context_of(criterion(), clock)
-    context.model.attribute_head = object()
+    context.model.attribute_head = torch.nn.Identity()
     loss = SlaDetLoss(context, Options())
     outputs, batch = scene()
     on = []
