@@ -70,6 +70,7 @@ def adapt_to_site(
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     from train.evaluate_attridet import require_one_device
     from train.own_checkpoint import load_own_checkpoint
+    from train.site.page import write_page
     from train.site.training import REJECTED, best_epoch, held_out_curve, train_on_plan
 
     where = require_one_device(device)
@@ -100,7 +101,8 @@ def adapt_to_site(
         threads=threads,
     )
     say("measuring the adapted detector")
-    after = _measure(load_own_checkpoint(trained), prepared, size, where)
+    adapted = load_own_checkpoint(trained)
+    after = _measure(adapted, prepared, size, where)
     changes = {name: Change(before[name], after[name]) for name in before}
     source = {each.name: changes[f"source {each.name}"] for each in prepared.sources}
     passed, verdict = source_verdict(source, settings.limit_drop)
@@ -133,11 +135,22 @@ def adapt_to_site(
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, device {where}",
             **_versions(),
         }
+        result = SiteResult(
+            checkpoint,
+            passed,
+            verdict,
+            changes["site"],
+            changes.get("site test"),
+            source,
+            tuple(curve),
+            record,
+        )
+        held_out = prepared.site.held_out
+        write_page(
+            result, model, adapted, held_out, out, size=size, score=settings.score, device=where
+        )
+        # Last, so that a folder with it is a finished run.
         (out / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    result = SiteResult(
-        checkpoint, passed, verdict, changes["site"], changes.get("site test"), source,
-        tuple(curve), record,
-    )  # fmt: skip
     say(site_remark(result.site))
     return result
 
