@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -15,7 +14,14 @@ from edge_runtime.errors import DataError
 from tests.train.site_folders import GROUND, DrawnField, drawn_fields, write_yolo, yolo_rows
 from train.datasets.labelled import LabelledSet
 from train.datasets.site_fields import read_site_fields
-from train.site.fields import SiteFields, divide_site, divide_sources, read_source, refuse_shared
+from train.site.fields import (
+    SiteFields,
+    divide_site,
+    divide_sources,
+    read_source,
+    refuse_shared,
+    typical_cell_px,
+)
 
 
 def read(root: Path, fields: Sequence[DrawnField], split: str = "") -> LabelledSet:
@@ -198,9 +204,38 @@ def test_fields_of_the_site_in_the_source_are_refused_by_content(tmp_path: Path)
     sources = divide_sources([read_source(root, "val")], "val")
     refuse_shared(divide(found), sources)
     # Under another name, and in the split that is neither replayed nor checked on.
-    shared = cv2.imread(str(next((root / "images" / "test").iterdir())))
-    cv2.imwrite(str(tmp_path / "site" / "images" / "own.png"), shared)
+    shared = next((root / "images" / "test").iterdir())
+    shutil.copy(shared, tmp_path / "site" / "images" / "own.png")
     (tmp_path / "site" / "labels" / "own.txt").write_text(yolo_rows(fields[0]))
     again = read_site_fields(tmp_path / "site").require_clean()
     with pytest.raises(DataError, match=r"own\.png: the same file as .*field_05\.png of the repl"):
         refuse_shared(divide(again), sources)
+
+
+def test_a_film_stays_on_one_side(tmp_path: Path) -> None:
+    fields = drawn_fields(12)
+    write_yolo(tmp_path, fields)
+    rows = [f"{each.name},film {number % 4}\n" for number, each in enumerate(fields)]
+    (tmp_path / "groups.csv").write_text("image,group\n" + "".join(rows))
+    found = read_site_fields(tmp_path).require_clean()
+    for seed in range(4):
+        site = divide(found, seed=seed)
+        films = [{each.group for each in part} for part in (site.train, site.held_out)]
+        assert not films[0] & films[1]
+        assert (len(site.train), len(site.held_out), site.different) == (9, 3, 12)
+    (tmp_path / "groups.csv").write_text("image,group\nfield_99.png,film 1\n")
+    with pytest.raises(DataError, match=r"groups\.csv:2: no such picture as field_99\.png"):
+        read_site_fields(tmp_path).require_clean()
+    one = "".join(f"{each.name},film\n" for each in fields)
+    (tmp_path / "groups.csv").write_text("image,group\n" + one)
+    with pytest.raises(DataError, match="leave nothing to train on beside the held-out fields"):
+        divide(read_site_fields(tmp_path).require_clean())
+
+
+def test_the_typical_width_of_a_cell_is_told_in_input_pixels(tmp_path: Path) -> None:
+    whole = read(
+        tmp_path, [replace(each, cells=((0, 10, 20, 24, 12),)) for each in drawn_fields(3)]
+    )
+    # 96 x 80 px pictures in an input of 192: twice as wide.
+    assert typical_cell_px(whole.images, 192) == pytest.approx(48, abs=0.01)
+    assert typical_cell_px([], 192) is None
