@@ -115,6 +115,9 @@ def _text(result: SiteResult, shown: int, score: float) -> str:
         "",
         f"![AP of the held-out fields after each epoch]({CURVE})",
         "",
+        "The curve is what the trainer measures as it goes, on pictures fitted otherwise than for "
+        "the table; its last digits differ.",
+        "",
         f"{shown} held-out fields, left before, right after. Yellow: labelled. Blue: found, with "
         f"a score of {score:g} or more.",
         "",
