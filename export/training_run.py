@@ -175,6 +175,12 @@ def open_training_run(folder: Path, *, data_root: Path | None = None) -> Trainin
         ) from error
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"] == ("checkpoint",) and first["input"] is None:
+            # So an adaptation to a site leaves what cost its source too much.
+            raise DataError(
+                f"run {folder}: its checkpoint was rejected, see its verdict in training.json; "
+                "train again as that says"
+            ) from error
         where = ".".join(str(part) for part in first["loc"]) or "the document"
         raise DataError(f"run {folder}: training.json: {where}: {first['msg']}") from error
     return TrainingRun(folder, data_root or Path(record.recipe.data_root), record)

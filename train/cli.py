@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edge_runtime.film_report import RESEARCH_USE
-from train import attridet_cli, method_cli
+from train import attridet_cli, method_cli, site_cli
 from train.reproduce.cli import reproduce
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
 
 attridet_cli.add_to(app)
 method_cli.add_to(app)
+site_cli.add_to(app)
 app.command()(reproduce)
 
 

@@ -6,6 +6,7 @@ own any format (see ``coco_file`` and ``cvat_file``).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -79,8 +80,8 @@ def find_picture(name: str, root: Path, file: Path, subset: str | None = None) -
             the annotation file.
     """
     relative = PurePosixPath(name.replace("\\", "/"))
-    # Windows' drive letters too; a URL has a colon as well.
-    if relative.is_absolute() or ".." in relative.parts or ":" in name or not relative.parts:
+    drive = re.match(r"[A-Za-z]:[\\/]", name)
+    if relative.is_absolute() or ".." in relative.parts or drive or not relative.parts:
         raise DataError(
             f"picture {name!r} leaves the folder {root}; export with pictures, named relative to it"
         )

@@ -8,17 +8,14 @@ class list, where there is one, is taken by name. The ways to hold out validatio
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Container
 from pathlib import Path
 
 from edge_runtime.errors import DataError
+from train.datasets.groups import GROUP_FILE, read_groups
 from train.datasets.label_rows import cell_arrays
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.datasets.schemas import DatasetSpec
 from train.datasets.yolo_folders import is_yolo_folder, read_yolo_folder
-
-GROUP_FILE = "groups.csv"
 
 
 def read(root: Path, spec: DatasetSpec) -> LabelledSet:
@@ -33,7 +30,7 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
         )
     folder = read_yolo_folder(root, spec)
     known = {each.image.name for each in folder.fields}
-    groups, bad = _read_groups(root / GROUP_FILE, known)
+    groups, bad = read_groups(root / GROUP_FILE, known)
     images = tuple(
         LabelledImage(
             each.image,
@@ -49,25 +46,3 @@ def read(root: Path, spec: DatasetSpec) -> LabelledSet:
     if unknown:
         notes.append(f"{unknown} pictures without a patient in {GROUP_FILE} (image,group)")
     return LabelledSet.as_read(spec, root, images, (*folder.bad, *bad), notes=notes)
-
-
-def _read_groups(file: Path, known: Container[str]) -> tuple[dict[str, str], list[str]]:
-    if not file.is_file():
-        return {}, []
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from error
-    reader = csv.reader(lines)
-    if next(reader, []) != ["image", "group"]:
-        raise DataError(f"{file}:1: expected the columns image,group")
-    groups: dict[str, str] = {}
-    bad: list[str] = []
-    for row in reader:
-        if len(row) != 2 or not row[0] or not row[1]:
-            bad.append(f"{file}:{reader.line_num}: expected image,group, got {','.join(row)!r}")
-        elif row[0] not in known:
-            bad.append(f"{file}:{reader.line_num}: no such picture as {row[0]}")
-        elif groups.setdefault(row[0], row[1]) != row[1]:
-            bad.append(f"{file}:{reader.line_num}: {row[0]} is of {groups[row[0]]} already")
-    return groups, bad

@@ -7,12 +7,14 @@ Owns telling the formats apart. Does not own reading any of them (see ``yolo_exp
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from edge_runtime.errors import DataError, SettingsError
 from train.datasets.coco_file import coco_files, read_coco
 from train.datasets.cvat_file import cvat_files, read_cvat
+from train.datasets.groups import GROUP_FILE, read_groups
 from train.datasets.labelled import LabelledSet
 from train.datasets.yolo_export import is_yolo_export, read_yolo_export
 
@@ -46,7 +48,7 @@ def read_site_fields(root: Path, labels: FieldFormat | Literal["auto"] = "auto")
     """Reads labelled fields; bad rows are listed in the set (see ``require_clean``).
 
     Args:
-        root: the folder.
+        root: the folder; its ``groups.csv`` (``image,group``) says which films are whose.
         labels: the format; ``auto`` tells it from the files.
 
     Raises:
@@ -68,4 +70,12 @@ def read_site_fields(root: Path, labels: FieldFormat | Literal["auto"] = "auto")
         labels = found[0]
     if labels not in _READERS:
         raise SettingsError(f"format {labels!r}: unknown; choose one of {', '.join(FORMATS)}")
-    return _READERS[labels](root)
+    return _with_groups(_READERS[labels](root))
+
+
+def _with_groups(found: LabelledSet) -> LabelledSet:
+    """The set with the groups of ``groups.csv``, if there is one."""
+    known = {each.image.name for each in found.images}
+    groups, bad = read_groups(found.root / GROUP_FILE, known)
+    images = tuple(replace(each, group=groups.get(each.image.name)) for each in found.images)
+    return replace(found, images=images, bad=(*found.bad, *bad))

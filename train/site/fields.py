@@ -22,6 +22,8 @@ from train.datasets.near_duplicates import near_pairs, pattern_hash
 from train.datasets.yolo_set import read as read_yolo_set
 
 _LISTED = 5
+# Enough for a median.
+_MEASURED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ def divide_site(
     """Checks the fields, leaves copies out, and holds a part back.
 
     Near-copies (the same field again, re-encoded or a little recoloured) are kept, all on one
-    side.
+    side, and so are the pictures of a named group: a film, a patient.
 
     Args:
         found: the fields as read, bad rows already refused.
@@ -95,19 +97,20 @@ def divide_site(
     """
     hashes, patterns = _look_at(found.images)
     images, notes = _without_copies(found.images, hashes)
-    group_of = _groups(images, patterns)
+    field_of = _groups(images, patterns, named=False)
+    group_of = _groups(images, patterns, named=True)
     seen_in_test = {group_of[each.image] for each in images if each.split == "test"}
     test = tuple(each for each in images if each.split == "test")
     left = [x for x in images if x.split != "test" and group_of[x.image] in seen_in_test]
     if left:
-        notes.append(f"{len(left)} fields left out, nearly the same as a test field")
+        notes.append(f"{len(left)} fields left out: near-copies or films of test fields")
     own = [x for x in images if x.split != "test" and group_of[x.image] not in seen_in_test]
     if most is not None and most < len(own):
         # The first of one shuffled row, so that 10 fields are among the 25 of the same seed.
         order = np.random.default_rng([seed, *b"most"]).permutation(len(own))[:most]
         own = [own[place] for place in sorted(order.tolist())]
         notes.append(f"{most} fields drawn, seed {seed}")
-    different = len({group_of[each.image] for each in own})
+    different = len({field_of[each.image] for each in own})
     if different < minimum:
         copies = len(found.images) - len(test) - different
         why = "" if copies <= 0 or most is not None else f" ({copies} are copies or nearly so)"
@@ -120,8 +123,8 @@ def divide_site(
     held = _held_out(own, group_of, share=share, least=least_held_out, seed=seed)
     if not 0 < len(held) < len(own):
         raise DataError(
-            f"{found.root}: near-copies leave nothing to train on beside the held-out fields; "
-            "label other fields"
+            f"{found.root}: groups and near-copies leave nothing to train on beside the held-out "
+            "fields; label fields of other films"
         )
     near = len(own) - different
     if near:
@@ -203,6 +206,28 @@ def refuse_shared(site: SiteFields, sources: Sequence[SourceSet]) -> None:
         )
 
 
+def typical_cell_px(images: Sequence[LabelledImage], size: int) -> float | None:
+    """Median width of a cell in the network's input, from at most some tens of pictures.
+
+    Args:
+        images: labelled pictures.
+        size: side of the square input that each is fitted to.
+
+    Returns:
+        Input pixels, or None without any cell.
+    """
+    with_cells = [each for each in images if len(each)]
+    step = max(1, len(with_cells) // _MEASURED)
+    widths: list[float] = []
+    for each in with_cells[::step]:
+        try:
+            height, width = decode_image(_digest(each.image)[1]).shape[:2]
+        except FrameError as error:
+            raise DataError(f"{each.image}: {error}; copy the data again") from error
+        widths += (each.boxes_xywhn[:, 2] * width * size / max(height, width)).tolist()
+    return float(np.median(widths)) if widths else None
+
+
 def _digest(file: Path) -> tuple[str, bytes]:
     try:
         content = file.read_bytes()
@@ -266,8 +291,10 @@ def _same_labels(one: LabelledImage, other: LabelledImage) -> bool:
     return rows(one) == rows(other)
 
 
-def _groups(images: Sequence[LabelledImage], patterns: dict[Path, bytes]) -> dict[Path, int]:
-    """Picture to the number of its group: near-copies, and what the source calls a group."""
+def _groups(
+    images: Sequence[LabelledImage], patterns: dict[Path, bytes], *, named: bool
+) -> dict[Path, int]:
+    """Picture to the number of its group: near-copies, and named groups as well if wanted."""
     parent = list(range(len(images)))
 
     def root(place: int) -> int:
@@ -281,10 +308,10 @@ def _groups(images: Sequence[LabelledImage], patterns: dict[Path, bytes]) -> dic
     kinds = [str(place) for place in range(len(images))]
     for pair in near_pairs(hashes, kinds, most=max(1, len(images) ** 2)):
         parent[root(pair.second)] = root(pair.first)
-    named: dict[str, int] = {}
+    first: dict[str, int] = {}
     for place, each in enumerate(images):
-        if each.group is not None:
-            parent[root(place)] = root(named.setdefault(each.group, place))
+        if named and each.group is not None:
+            parent[root(place)] = root(first.setdefault(each.group, place))
     return {each.image: root(place) for place, each in enumerate(images)}
 
 

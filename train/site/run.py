@@ -24,6 +24,7 @@ from edge_runtime.film_report import RESEARCH_USE
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.run_folder import make_folder, storing
 from train.site.export_record import export_record
+from train.site.fields import typical_cell_px
 from train.site.folder import is_written, write_folder
 from train.site.prepare import Prepared, prepare
 from train.site.settings import SiteSettings
@@ -31,6 +32,8 @@ from train.site.verdict import Change, SiteResult, site_remark, source_verdict
 
 SETTINGS_NAME = "site.json"
 RECORD_NAME = "training.json"
+# Two cells of the finest grid that these detectors answer on.
+SMALL_CELL_PX = 16
 
 
 def adapt_to_site(
@@ -70,6 +73,7 @@ def adapt_to_site(
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     from train.evaluate_attridet import require_one_device
     from train.own_checkpoint import load_own_checkpoint
+    from train.site.page import write_page
     from train.site.training import REJECTED, best_epoch, held_out_curve, train_on_plan
 
     where = require_one_device(device)
@@ -80,6 +84,7 @@ def adapt_to_site(
     say("looking through the fields and the source")
     prepared = prepare(settings, classes)
     _say_what_was_found(prepared, say)
+    cells_px = _cells_px(prepared, size, say)
     _claim(settings, out, resume=resume)
     _lay_out(prepared, classes, out / "data", resume=resume)
     say("measuring the detector as it is")
@@ -100,7 +105,8 @@ def adapt_to_site(
         threads=threads,
     )
     say("measuring the adapted detector")
-    after = _measure(load_own_checkpoint(trained), prepared, size, where)
+    adapted = load_own_checkpoint(trained)
+    after = _measure(adapted, prepared, size, where)
     changes = {name: Change(before[name], after[name]) for name in before}
     source = {each.name: changes[f"source {each.name}"] for each in prepared.sources}
     passed, verdict = source_verdict(source, settings.limit_drop)
@@ -121,6 +127,7 @@ def adapt_to_site(
             "classes": list(classes),
             "size": size,
             "pictures": _counts(prepared),
+            "cell_px": cells_px,
             "site": changes["site"].document(),
             "site_test": changes["site test"].document() if "site test" in changes else None,
             "source": {name: each.document() for name, each in source.items()},
@@ -133,11 +140,22 @@ def adapt_to_site(
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, device {where}",
             **_versions(),
         }
+        result = SiteResult(
+            checkpoint,
+            passed,
+            verdict,
+            changes["site"],
+            changes.get("site test"),
+            source,
+            tuple(curve),
+            record,
+        )
+        held_out = prepared.site.held_out
+        write_page(
+            result, model, adapted, held_out, out, size=size, score=settings.score, device=where
+        )
+        # Last, so that a folder with it is a finished run.
         (out / RECORD_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    result = SiteResult(
-        checkpoint, passed, verdict, changes["site"], changes.get("site test"), source,
-        tuple(curve), record,
-    )  # fmt: skip
     say(site_remark(result.site))
     return result
 
@@ -194,6 +212,22 @@ def _say_what_was_found(prepared: Prepared, say: Callable[[str], None]) -> None:
     for folder, cells in prepared.background.items():
         shown = ", ".join(f"{count} {name!r}" for name, count in cells.items())
         say(f"{folder}: taken as background: {shown}")
+
+
+def _cells_px(prepared: Prepared, size: int, say: Callable[[str], None]) -> dict[str, float | None]:
+    """Typical width of a cell in the input, of the site and of each source set."""
+    own = typical_cell_px((*prepared.site.train, *prepared.site.held_out), size)
+    found = {"site": own} | {
+        f"source {each.name}": typical_cell_px(each.check, size) for each in prepared.sources
+    }
+    shown = ", ".join(f"{name} {px:.0f}" for name, px in found.items() if px is not None)
+    say(f"typical width of a cell in the input, pixels: {shown}")
+    if own is not None and own < SMALL_CELL_PX:
+        say(
+            f"the site's cells are only {own:.0f} pixels wide in an input of {size}: give a "
+            "larger --size, or they will be found badly"
+        )
+    return {name: None if px is None else round(px, 1) for name, px in found.items()}
 
 
 def _claim(settings: SiteSettings, out: Path, *, resume: bool) -> None:

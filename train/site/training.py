@@ -17,7 +17,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils.torch_utils import unwrap_model
 
-from edge_runtime.errors import DataError, SettingsError
+from edge_runtime.errors import DataError
 from train.site.plan import EpochPlan
 from train.site.settings import SiteSettings
 
@@ -102,7 +102,7 @@ def train_on_plan(
         The checkpoint that was best on the held-out fields.
 
     Raises:
-        SettingsError: a hyperparameter that ultralytics refuses.
+        DataError: ultralytics cannot read a picture of the source.
     """
     weights = out / RUN / "weights"
     best = weights / "best.pt"
@@ -122,9 +122,6 @@ def train_on_plan(
         trainer.add_callback("on_pretrain_routine_end", _tune(threads))
         trainer.add_callback("on_train_epoch_start", _show)
         trainer.train()
-    except (TypeError, SyntaxError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"site: ultralytics refuses a setting: {reason}") from error
     finally:
         Conv.default_act = activation
     if not best.is_file():
