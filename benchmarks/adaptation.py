@@ -143,12 +143,14 @@ def _entry(runs: _Runs, plain: _Runs, oracle: _Runs | None) -> dict[str, Any]:
             entry[f"{side}_{figure}"] = over_seeds([_figure(run, side, figure) for run in runs])
         entry[f"{side}_classes"] = _per_class(runs, side)
     if oracle is not None:
+        seeds = list(zip(runs, plain, oracle, strict=True))
         entry["gap_closed"] = over_seeds(
-            [
-                _gap(*(_figure(each, "target", "ap") for each in seed))
-                for seed in zip(runs, plain, oracle, strict=True)
-            ]
+            [_gap(*(_figure(each, "target", "ap") for each in seed)) for seed in seeds]
         )
+        for place, row in enumerate(entry["target_classes"].values()):
+            row["gap_closed"] = over_seeds(
+                [_gap(*(_of_class(each, "target", place) for each in seed)) for seed in seeds]
+            )
     entry["minutes"] = over_seeds([None if run is None else run["minutes"] for run in runs])
     return entry
 
@@ -156,20 +158,31 @@ def _entry(runs: _Runs, plain: _Runs, oracle: _Runs | None) -> dict[str, Any]:
 def _per_class(runs: _Runs, side: str) -> dict[str, Any]:
     first = next(run for run in runs if run is not None)
     names = [row["name"] for row in first["fields"][side]["detection"]["classes"]]
+    cells = [row["cells"] for row in first["fields"][side]["detection"]["classes"]]
     return {
         name: {
-            figure: over_seeds(
-                [
-                    None
-                    if run is None
-                    else run["fields"][side]["detection"]["classes"][place][figure]
-                    for run in runs
-                ]
-            )
-            for figure in ("ap", "ap50")
+            "cells": cells[place],
+            **{
+                figure: over_seeds(
+                    [
+                        None
+                        if run is None
+                        else run["fields"][side]["detection"]["classes"][place][figure]
+                        for run in runs
+                    ]
+                )
+                for figure in ("ap", "ap50")
+            },
         }
         for place, name in enumerate(names)
     }
+
+
+def _of_class(run: dict[str, Any] | None, side: str, place: int) -> float | None:
+    if run is None:
+        return None
+    value: float | None = run["fields"][side]["detection"]["classes"][place]["ap"]
+    return value
 
 
 def _figure(run: dict[str, Any] | None, side: str, name: str) -> float | None:
