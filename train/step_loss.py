@@ -18,15 +18,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
-from ultralytics.nn.tasks import DetectionModel
 
 from edge_runtime.errors import SettingsError
 from edge_runtime.types import Float32Array, Int64Array, UInt8Image
+
+if TYPE_CHECKING:
+    # Recipes are checked without them; ultralytics changes the environment when it is loaded.
+    from torch import Tensor
+    from ultralytics.nn.tasks import DetectionModel
 
 # Keys that the trainer adds to ultralytics' batch.
 TARGET_IMAGES = "target_img"

@@ -17,6 +17,7 @@ from edge_runtime.errors import DataError, SettingsError
 from tests.train.leukemia_fields import write_leukemia_fields
 from train.attridet_recipe import load_attridet_recipe
 from train.cli import app
+from train.reproduce.method_rows import AdaptRun, SparseRun
 from train.reproduce.rows import (
     ROWS,
     ClassifyRun,
@@ -29,7 +30,7 @@ from train.reproduce.run import reproduce, target_set
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
-# As the papers print them, typed in here a second time.
+# As the papers print them, typed in here a second time; methods have a file of their own.
 PUBLISHED = {
     "lld-t4-yolov5x": "38.8 44.2 36.1 37.3 39.5 29.7 38.1 34.9",
     "miccai-t2-yolov5x": "20.9 38.8 26.3 44.2 20.7 39.5 20.1 38.1",
@@ -51,6 +52,7 @@ def test_rows_hold_the_published_numbers() -> None:
     found = {
         row.id: " ".join(f"{v:g}" for each in row.columns for v in each.published.values())
         for row in all_rows()
+        if not isinstance(row.run, AdaptRun | SparseRun)
     }
     assert found == PUBLISHED
 

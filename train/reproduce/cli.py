@@ -36,7 +36,11 @@ def reproduce(
     out: Annotated[Path | None, typer.Option(help="[default: runs/reproduce/ROW]")] = None,
     column: Annotated[str | None, typer.Option(help="only this column of the row")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="local file of weights that a classifier starts from")
+        Path | None,
+        typer.Option(
+            help="local file of weights that a classifier starts from; for adaptation and sparse "
+            "labels phase1/weights/last.pt of another row of that table (a pickle of one's own)"
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, 0, or 0,1 for several GPUs")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="continue an interrupted run")] = False,

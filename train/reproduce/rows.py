@@ -15,6 +15,7 @@ from typing_extensions import Self
 from edge_runtime.errors import SettingsError
 from train.attridet_recipe import AttriDetRecipe, FieldsSpec, first_fault, read_document
 from train.classify import ClassifyRecipe
+from train.reproduce.method_rows import AdaptRun, SparseRun
 
 ROWS = Path(__file__).parents[1] / "recipes" / "rows"
 
@@ -56,6 +57,10 @@ class DetectorRun(_Strict):
         if path is None:
             return recipe
         return recipe.model_copy(update={"fields": recipe.fields.model_copy(update={"path": path})})
+
+    def data(self, path: str | None = None) -> tuple[FieldsSpec, ...]:
+        """The data that it needs."""
+        return (self.made("row", ".", path).fields,)
 
 
 class Target(_Strict):
@@ -108,8 +113,13 @@ class ClassifyRun(_Strict):
             }
         )
 
+    def data(self, path: str | None = None) -> tuple[FieldsSpec, ...]:
+        """The data that it needs; columns have no paths here."""
+        return (self.fields, *([self.target.fields] if self.target else []))
 
-Run = Annotated[DetectorRun | ClassifyRun, Field(discriminator="kind")]
+
+AnyRun = DetectorRun | ClassifyRun | AdaptRun | SparseRun
+Run = Annotated[AnyRun, Field(discriminator="kind")]
 
 
 class Row(_Strict):
@@ -149,16 +159,17 @@ class Row(_Strict):
             raise ValueError("not_built: needed where there is no run, and only there")
         # A row with a mistake should be known before hours of training.
         for each in (self.run, self.smoke):
-            if isinstance(each, DetectorRun):
-                each.made(self.id, ".")
-            elif isinstance(each, ClassifyRun):
+            if isinstance(each, ClassifyRun):
                 each.made(self.id, ".", ("one", "two"))
+            elif each is not None:
+                each.made(self.id, ".")
         return self
 
 
 # Where users get a data set that cannot be shipped, and how its folder is called.
 SOURCES = {
     "leukemia-attri": "https://tinyurl.com/586vaw3j, or from its authors (LLD and MICCAI papers)",
+    "sparse-leukemia-attri": "its authors (LLD paper), as the 13th subset of LeukemiaAttri",
     "pcm-leukemia": "https://github.com/l-kuo/pcm-leukemia, or from its authors",
     "lmu": "The Cancer Imaging Archive, collection AML-Cytomorphology_LMU",
 }
@@ -176,6 +187,8 @@ def load_row(name: str) -> Row:
     file, document = read_document(ROWS / f"{name}.yaml" if name in known else name)
     try:
         row = Row.model_validate({"id": file.stem, **(document or {})})
+    except SettingsError as error:
+        raise SettingsError(f"row {file}: {error}") from error
     except (ValidationError, TypeError) as error:
         fault = first_fault(error) if isinstance(error, ValidationError) else "not a table"
         raise SettingsError(f"row {file}: {fault}") from error

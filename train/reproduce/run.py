@@ -1,7 +1,7 @@
 """Running a table row, and its document of measured beside published figures.
 
 Owns the order of training and measuring for every kind of row. Does not own the trainings
-themselves (see ``attridet_run`` and ``classify``) nor the rows (see ``rows``).
+themselves (see ``attridet_run``, ``classify`` and ``method_rows``) nor the rows (see ``rows``).
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from train.classify import ClassifyRecipe, judge, torch_device, train_classifier
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.datasets.splits import VALIDATION_SHARE, hold_out_at_random
 from train.models.cell_classifier import load_classifier
-from train.reproduce.rows import SOURCES, ClassifyRun, Column, DetectorRun, Row, Target
-from train.run_folder import LAST
+from train.reproduce.figures import detection_figures, percent
+from train.reproduce.method_rows import method_figures
+from train.reproduce.rows import SOURCES, AnyRun, ClassifyRun, Column, DetectorRun, Row, Target
+from train.run_folder import LAST, RECIPE_NAME
 
 Scale = Literal["paper", "smoke"]
 RESULT_NAME = "result.json"
@@ -51,6 +53,11 @@ class _How:
         """Whether a classifier's training in a folder is taken up."""
         return self.resume and (folder / LAST).is_file()
 
+    @property
+    def measured_on(self) -> str:
+        """Measuring takes one device of those that train."""
+        return str(torch_device(self.device.split(",", maxsplit=1)[0]))
+
 
 def reproduce(
     row: Row,
@@ -74,7 +81,8 @@ def reproduce(
         scale: the paper's, or a small version on the data at hand.
         data_root: folder of the data sets.
         only: one column; None takes all that can be run. At smoke scale there is one run.
-        weights: file to start a classifier from, where the row needs one.
+        weights: file to start a classifier from, where the row needs one; for a training
+            method the checkpoint to take in place of its first phase.
         device: as the trainings take it.
         resume: take up trainings that were begun in ``out``; begin the others.
         seed: of everything.
@@ -155,16 +163,9 @@ def _folder_name(column: Column) -> str:
     return re.sub(r"[^A-Za-z0-9-]+", "_", column.name).strip("_")
 
 
-def _require_data(
-    row: Row, plan: DetectorRun | ClassifyRun, column: Column, data_root: Path
-) -> None:
+def _require_data(row: Row, plan: AnyRun, column: Column, data_root: Path) -> None:
     """One line for data that is not there, before anything is trained."""
-    fields = (
-        [plan.made(row.id, str(data_root), column.path).fields]
-        if isinstance(plan, DetectorRun)
-        else [plan.fields, *([plan.target.fields] if plan.target else [])]
-    )
-    for each in fields:
+    for each in plan.data(column.path):
         if not (data_root / each.path).is_dir():
             source = SOURCES.get(each.dataset, "its authors")
             raise DataError(
@@ -175,7 +176,7 @@ def _require_data(
 
 
 def _measure(
-    plan: DetectorRun | ClassifyRun,
+    plan: AnyRun,
     row: Row,
     column: Column | None,
     out: Path,
@@ -183,44 +184,39 @@ def _measure(
     weights: Path | None,
     how: _How,
 ) -> dict[str, float | None]:
+    if isinstance(plan, ClassifyRun):
+        return _classifier(plan, row, out, data_root, weights, how)
+    path = None if column is None else column.path
     if isinstance(plan, DetectorRun):
-        return _detector(plan, row, column, out, data_root, how)
-    return _classifier(plan, row, out, data_root, weights, how)
+        return _detector(plan, row, path, out, data_root, how)
+    from train.method_run import How
+
+    told = How(how.device, resume=how.resume and (out / RECIPE_NAME).is_file(), say=how.say)
+    recipe = plan.made(row.id, str(data_root), path).model_copy(update={"seed": how.seed})
+    return method_figures(
+        recipe, plan.method, out, how=told, weights=weights, judged_on=how.measured_on
+    )
 
 
 def _detector(
     plan: DetectorRun,
     row: Row,
-    column: Column | None,
+    path: str | None,
     out: Path,
     data_root: Path,
     how: _How,
 ) -> dict[str, float | None]:
     from train.attridet_run import train_attridet
     from train.evaluate_attridet import judge_attridet, judgement_document
-    from train.run_folder import RECIPE_NAME
 
-    recipe = plan.made(row.id, str(data_root), None if column is None else column.path)
+    recipe = plan.made(row.id, str(data_root), path)
     recipe = recipe.model_copy(update={"seed": how.seed})
     begun = how.resume and (out / RECIPE_NAME).is_file()
     best = train_attridet(recipe, out, device=how.device, resume=begun, say=how.say)
-    # Measuring takes one device of those that trained.
-    first = how.device.split(",", maxsplit=1)[0]
-    judged = judge_attridet(recipe, best, "test", device=str(torch_device(first)))
+    judged = judge_attridet(recipe, best, "test", device=how.measured_on)
     document = judgement_document(judged, recipe, best, "test")
     (out / "figures.json").write_text(json.dumps(document, indent=1) + "\n")
-    figures: dict[str, float | None] = {
-        "map50_95": _percent(judged.detection.ap),
-        "map50": _percent(judged.detection.ap50),
-    }
-    for each in judged.detection.classes:
-        figures[f"ap_{each.name}"] = _percent(each.ap)
-        figures[f"ap50_{each.name}"] = _percent(each.ap50)
-    # The rule that the published figures were made with.
-    nearest = judged.rule("nearest")
-    for attribute in nearest.attributes if nearest else ():
-        figures[f"f1_{attribute.name}"] = _percent(attribute.f1)
-    return figures
+    return detection_figures(document)
 
 
 def _classifier(
@@ -330,11 +326,7 @@ def judged_figures(
         raise DataError(f"{fields.root}: no test cell; check the data set")
     judged = judge(network.to(chosen), pictures, data_root, read.input, device=chosen)
     return {
-        "macro_f1": _percent(judged.macro_f1),
-        "accuracy": _percent(judged.accuracy),
+        "macro_f1": percent(judged.macro_f1),
+        "accuracy": percent(judged.accuracy),
         "cells": float(len(judged.truth)),
     }
-
-
-def _percent(value: float | None) -> float | None:
-    return None if value is None else round(100 * value, 2)
