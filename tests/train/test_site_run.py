@@ -271,6 +271,11 @@ def test_bad_input_is_one_line(root: Path, tmp_path: Path, options: list[str], l
     assert not (tmp_path / "out").exists()
 
 
+def test_of_equally_good_epochs_the_last_is_kept() -> None:
+    assert training.best_epoch([0.1, 0.5, 0.5, 0.2]) == 3
+    assert training.best_epoch([]) is None
+
+
 def test_two_sources_of_one_name_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="two folders are called 'source'"):
         adapt(settings(root, replay=[str(root / "source")] * 2), tmp_path / "out")

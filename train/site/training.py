@@ -139,8 +139,8 @@ def held_out_curve(out: Path) -> list[float]:
 
 
 def best_epoch(curve: list[float]) -> int | None:
-    """The epoch, from 1 on, that the best checkpoint is of."""
-    return int(np.argmax(curve)) + 1 if curve else None
+    """The epoch, from 1 on, that the best checkpoint is of: of equally good ones the last."""
+    return len(curve) - int(np.argmax(curve[::-1])) if curve else None
 
 
 def _tune(threads: int) -> Any:
