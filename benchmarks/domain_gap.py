@@ -34,8 +34,8 @@ from train.adapt.recolour import lab_to_rgb, rgb_to_lab
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.evaluate_attridet import judge_pictures
 from train.judge_method import open_method_run
+from train.method_folder import read_several
 from train.method_recipe import AdaptRecipe
-from train.method_run import read_several
 from train.own_checkpoint import load_own_checkpoint
 
 # Of pseudo-labels: ConfMix's own, and a stricter one.

@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+from benchmarks.training_grid import run_module
 from edge_runtime.errors import DataError
 from train.recipe import Recipe, load_recipe
 
@@ -91,15 +90,7 @@ def run_folds(
             "fold": asdict(fold),
         }
         log = work / fold.name / "log.txt"
-        with log.open("w") as handle:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.one_fold", json.dumps(arguments)],
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-                stdout=handle,
-                stderr=subprocess.STDOUT,
-                check=False,
-            )
-        if done.returncode != 0:
+        if run_module("benchmarks.one_fold", arguments, log, threads=threads) != 0:
             raise DataError(f"fold {fold.name}: failed; see {log}")
         report(f"{fold.name}: done")
 

@@ -85,18 +85,29 @@ def run_grid(runs: Sequence[GridRun], work: Path, *, jobs: int, say: Say) -> Non
 def _one(run: GridRun, work: Path, threads: int) -> None:
     place = work / run.name
     place.mkdir(parents=True, exist_ok=True)
+    arguments = {"kind": run.kind, "out": str(place), **run.arguments}
     log = place / "log.txt"
-    arguments = json.dumps({"kind": run.kind, "out": str(place), **run.arguments})
+    if run_module("benchmarks.one_training", arguments, log, threads=threads) != 0:
+        raise DataError(f"run {run.name}: failed; see {log}")
+
+
+def run_module(module: str, arguments: dict[str, Any], log: Path, *, threads: int) -> int:
+    """Runs a module with one JSON argument in a process of its own; returns its exit status.
+
+    Args:
+        module: by name.
+        arguments: for it.
+        log: file for what it prints.
+        threads: of torch in it.
+    """
     with log.open("w") as handle:
-        ended = subprocess.run(
-            [sys.executable, "-m", "benchmarks.one_training", arguments],
+        return subprocess.run(
+            [sys.executable, "-m", module, json.dumps(arguments)],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
             stdout=handle,
             stderr=subprocess.STDOUT,
             check=False,
-        )
-    if ended.returncode != 0:
-        raise DataError(f"run {run.name}: failed; see {log}")
+        ).returncode
 
 
 def read_figures(work: Path, name: str) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ import yaml
 
 from edge_runtime.errors import DataError, SettingsError, StoreError
 from train.attribute_files import DATA_KEY, write_attributes
-from train.attridet_recipe import SPLITS, AttriDetRecipe, FieldsSpec, Phase
+from train.attridet_recipe import SPLITS, AttributeOptions, AttriDetRecipe, FieldsSpec, Phase
 from train.datasets import yolo_set
 from train.datasets.catalog import read_dataset
 from train.datasets.labelled import LabelledImage, LabelledSet
@@ -233,15 +233,30 @@ def write_data_yaml(
         "names": dict(enumerate(fields.classes)),
     }
     if recipe.attributes is not False:
-        if fields.attributes is None:
-            raise SettingsError(
-                f"recipe {recipe.name}: {fields.name} has no attributes; set attributes: false"
-            )
-        settings = AttriDetSettings(
-            attributes=fields.attributes,
-            fresh_head=phase.fresh_head,
-            **recipe.attributes.model_dump(),
-        )
-        document[DATA_KEY] = settings.model_dump(mode="json")
+        document |= attribute_section(recipe.attributes, fields, phase, recipe.name)
     file.write_text(yaml.safe_dump(document, sort_keys=False))
     return file
+
+
+def attribute_section(
+    options: AttributeOptions, fields: LabelledSet, phase: Phase, recipe: str
+) -> dict[str, Any]:
+    """What a data YAML says of the attribute head.
+
+    Args:
+        options: of the head.
+        fields: whose attributes it learns.
+        phase: which it is for.
+        recipe: name for the error's line.
+
+    Raises:
+        SettingsError: the data set has no attributes.
+    """
+    if fields.attributes is None:
+        raise SettingsError(
+            f"recipe {recipe}: {fields.name} has no attributes; set attributes: false"
+        )
+    settings = AttriDetSettings(
+        attributes=fields.attributes, fresh_head=phase.fresh_head, **options.model_dump()
+    )
+    return {DATA_KEY: settings.model_dump(mode="json")}

@@ -22,8 +22,8 @@ from train import adapt, sparse
 from train.attridet_recipe import Split
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.evaluate_attridet import Judgement, judge_pictures, require_classes
+from train.method_folder import read_several
 from train.method_recipe import AdaptRecipe, SparseRecipe
-from train.method_run import read_several
 from train.own_checkpoint import load_own_checkpoint
 from train.run_folder import RECORD_NAME
 from train.step_loss import MethodRow, find_row

@@ -6,37 +6,39 @@ methods (see ``adapt`` and ``sparse``) nor the trainer (see ``method_trainer``).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import yaml
 
-from calibration.fields import IMAGE_SUFFIXES, digest_files
-from edge_runtime.errors import DataError, FrameError, SettingsError
-from edge_runtime.image_file import read_image
+from calibration.fields import digest_files
+from edge_runtime.errors import DataError, SettingsError
 from train import adapt, sparse
-from train.attribute_files import DATA_KEY
-from train.attridet_folder import OWN, link_picture, read_fields, write_split
-from train.attridet_recipe import FieldsSpec, Phase
-from train.datasets.labelled import LabelledImage, LabelledSet
+from train.attridet_folder import attribute_section, read_fields
+from train.attridet_recipe import Phase
+from train.datasets.labelled import LabelledSet
 from train.datasets.patches import PATCH_FILE, write_patches
+from train.method_folder import (
+    WRITTEN,
+    mean_colour,
+    read_several,
+    require_apart,
+    target_pictures,
+    write_labelled,
+    write_pictures,
+)
 from train.method_recipe import AdaptRecipe, MethodRecipe, SparseRecipe
 from train.own_checkpoint import load_own_checkpoint
 from train.phase_run import PhaseRun, check_start, phase_arguments
 from train.run_folder import RECORD_NAME, claim_run, storing
 from train.step_loss import MethodRow, find_row
-
-# Pictures whose mean colour is taken; the mean of so many no longer moves.
-_FOR_THE_MEAN = 60
 
 Say = Callable[[str], None]
 
@@ -95,7 +97,7 @@ def train_adapted(
     root = Path(recipe.data_root)
     source = read_fields(recipe.source, root, seed=recipe.seed)
     pictures = target_pictures(recipe.target, root, seed=recipe.seed)
-    _require_apart(source, pictures, recipe)
+    require_apart(source, pictures, recipe.target)
     start = recipe.start_from
     if source_checkpoint is not None:
         load_own_checkpoint(source_checkpoint)
@@ -106,7 +108,7 @@ def train_adapted(
         plan.insert(0, ("phase1", recipe.source_phase, adapt.METHODS[0]))
     for name, phase, used in plan:
         folder = out / "data" / used.learns_from
-        if not (folder / "written").is_file():
+        if not (folder / WRITTEN).is_file():
             labelled = source
             if used.learns_from == "target":
                 labelled = read_fields(recipe.target, root, seed=recipe.seed)
@@ -115,12 +117,12 @@ def train_adapted(
                         f"{labelled.root}: classes {', '.join(labelled.classes)}; the source "
                         f"has {', '.join(source.classes)}"
                     )
-            _write_labelled(labelled, folder)
+            write_labelled(labelled, folder)
         extra: dict[str, Any] = {}
         if used.wants_target:
-            extra["target"] = str(_write_pictures(pictures, out / "data" / "pictures"))
+            extra["target"] = str(write_pictures(pictures, out / "data" / "pictures"))
         if used.module is not None:
-            extra["source_mean"] = _mean_colour(source.of_split("train"))
+            extra["source_mean"] = mean_colour(source.of_split("train"))
         run.phase(name, phase, used, folder, source, start=start, extra=extra)
         start = str(out / name / "weights" / "last.pt")
     return run.finish(out / "phase2" / "weights" / "last.pt", source, source_checkpoint)
@@ -170,8 +172,8 @@ def train_sparse(
         plan.insert(0, ("phase1", recipe.crops_phase, find_row(sparse.METHODS, "crops")))
     for name, phase, used in plan:
         folder = out / "data" / ("full" if used.every_label else used.pictures)
-        if not (folder / "written").is_file():
-            _write_labelled(_as_given(recipe, used, fields, out / "data"), folder)
+        if not (folder / WRITTEN).is_file():
+            write_labelled(_as_given(recipe, used, fields, out / "data"), folder)
         extra = {"patches": str(folder / PATCH_FILE)} if used.wants_patches else {}
         run.phase(name, phase, used, folder, fields, start=start, extra=extra)
         start = str(out / name / "weights" / "last.pt")
@@ -208,121 +210,6 @@ def sparse_fields(recipe: SparseRecipe) -> LabelledSet:
     from train.sparse.draw_patches import draw_patches
 
     return draw_patches(fields, seed=seed, share=recipe.patch_share)
-
-
-def read_several(specs: Sequence[FieldsSpec], root: Path, seed: int) -> LabelledSet:
-    """Several sets with the same classes as one.
-
-    Raises:
-        DataError: their classes differ, or see ``read_fields``.
-    """
-    sets = [read_fields(spec, root, seed=seed) for spec in specs]
-    for each in sets[1:]:
-        if each.classes != sets[0].classes:
-            raise DataError(
-                f"{each.root}: classes {', '.join(each.classes)}; {sets[0].root} has "
-                f"{', '.join(sets[0].classes)}; give both the same `classes`"
-            )
-    if len(sets) == 1:
-        return sets[0]
-    schema = sets[0].attributes
-    if any(each.attributes != schema for each in sets):
-        # The head learns from sets that agree on what it is to say.
-        sets = [_without_attributes(each) for each in sets]
-    return sets[0].with_images(tuple(image for each in sets for image in each.images))
-
-
-def _without_attributes(fields: LabelledSet) -> LabelledSet:
-    images = tuple(
-        replace(each, attributes=np.zeros((len(each), 0), np.int64)) for each in fields.images
-    )
-    return replace(fields, attributes=None, images=images)
-
-
-def target_pictures(spec: FieldsSpec, root: Path, *, seed: int = 0) -> list[Path]:
-    """The training pictures of a target, by name; of a folder of one's own no label is opened.
-
-    A folder of one's own has ``images/train``, or pictures in it and nothing else.
-
-    Raises:
-        DataError: no folder, or no picture in it.
-    """
-    if spec.dataset != OWN:
-        found = read_fields(spec, root, seed=seed)
-        return [each.image for each in found.usable("train")]
-    folder = root / spec.path
-    place = folder / "images" / "train"
-    place = place if place.is_dir() else folder
-    if not place.is_dir():
-        raise DataError(f"target {folder}: no such folder; mend the recipe or --data")
-    pictures = sorted(p for p in place.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-    if not pictures:
-        known = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"target {place}: no picture in it ({known}); adaptation needs some")
-    most = spec.most.get("train")
-    if most is not None and most < len(pictures):
-        # As ``read_fields`` draws, so that both mean the same pictures.
-        rng = np.random.default_rng([seed, *b"train"])
-        pictures = [pictures[i] for i in sorted(rng.permutation(len(pictures))[:most])]
-    return pictures
-
-
-def _require_apart(source: LabelledSet, pictures: Sequence[Path], recipe: AdaptRecipe) -> None:
-    """Refuses pictures that are in both, by content."""
-    known = {_digest(each.image): each.image for each in source.images}
-    for picture in pictures:
-        same = known.get(_digest(picture))
-        if same is not None:
-            raise DataError(
-                f"target {recipe.target.path}: {picture.name} is the source's {same.name}, byte "
-                "by byte; source and target must not share pictures: remove it from one"
-            )
-
-
-def _digest(file: Path) -> str:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from error
-
-
-def _mean_colour(images: Sequence[LabelledImage]) -> tuple[float, float, float]:
-    """Mean RGB in 0..1 over pictures spread evenly through a set."""
-    chosen = images[:: max(len(images) // _FOR_THE_MEAN, 1)]
-    means = []
-    for each in chosen:
-        try:
-            means.append(read_image(each.image).reshape(-1, 3).mean(axis=0) / 255)
-        except FrameError as error:
-            raise DataError(f"{each.image}: {error}; copy the data again") from error
-    red, green, blue = np.mean(means, axis=0).tolist()
-    return (red, green, blue)
-
-
-def _write_labelled(fields: LabelledSet, folder: Path) -> None:
-    """Training and validation pictures with labels and patches; replaces what was there."""
-    for split in ("train", "val"):
-        if not fields.of_split(split):
-            raise DataError(f"{fields.root}: no picture in split {split!r}; check the data set")
-    with storing(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        _, placed = write_split(fields, "train", folder, patched=True)
-        # Only the last epoch looks at these, and chooses nothing by them.
-        write_split(fields, "val", folder, patched=True)
-        write_patches(folder / PATCH_FILE, placed)
-        (folder / "written").write_text("")
-
-
-def _write_pictures(pictures: Sequence[Path], folder: Path) -> Path:
-    """Pictures alone; replaces what was there."""
-    place = folder / "images" / "train"
-    with storing(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        place.mkdir(parents=True)
-        for number, picture in enumerate(pictures):
-            link_picture(picture, place / f"{number:06d}_{picture.stem}{picture.suffix}")
-    return place
 
 
 class _Run:
@@ -421,18 +308,7 @@ class _Run:
             "method": section,
         }
         if recipe.attributes is not False:
-            if fields.attributes is None:
-                raise SettingsError(
-                    f"recipe {recipe.name}: {fields.name} has no attributes; set attributes: false"
-                )
-            from train.models.attridet import AttriDetSettings
-
-            settings = AttriDetSettings(
-                attributes=fields.attributes,
-                fresh_head=phase.fresh_head,
-                **recipe.attributes.model_dump(),
-            )
-            document[DATA_KEY] = settings.model_dump(mode="json")
+            document |= attribute_section(recipe.attributes, fields, phase, recipe.name)
         return document
 
     def finish(self, checkpoint: Path, fields: LabelledSet, source_checkpoint: Path | None) -> Path:

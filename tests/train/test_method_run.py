@@ -21,13 +21,14 @@ from tests.train.attributed_fields import write_data_yaml, write_fields
 from train import adapt, sparse
 from train.cli import app
 from train.judge_method import judge_method
+from train.method_folder import read_several, target_pictures
 from train.method_recipe import (
     AdaptRecipe,
     SparseRecipe,
     load_adapt_recipe,
     load_sparse_recipe,
 )
-from train.method_run import How, read_several, target_pictures, train_adapted, train_sparse
+from train.method_run import How, train_adapted, train_sparse
 from train.own_checkpoint import load_own_checkpoint
 from train.step_loss import StepLog, find_row, read_counts
 
