@@ -16,7 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from calibration.domain_fields import DomainFields, Split, pooled_features
+from calibration.domain_fields import DomainFields, Split, VirtualDomains, pooled_features
 from calibration.domain_statistics import DISTANCES, auroc
 from edge_runtime.bundle import Bundle, DistanceKind, DomainSpec
 from edge_runtime.domain_score import (
@@ -29,13 +29,14 @@ from edge_runtime.domain_score import (
 )
 from edge_runtime.errors import DataError
 from edge_runtime.image_file import read_image
-from edge_runtime.types import UInt8Image
+from edge_runtime.types import Int64Array, UInt8Image
 from export.domain_export import DomainFit, Vectors, fit_domain, vectors_of
 
 CAVEAT = (
     "The detector's weights saw all of these domains in training, wbc-masks as cut-out cells; "
     "only the statistics did not. A microscope whose pictures the weights never saw may score "
-    "higher or lower."
+    "higher or lower. Films of ten are drawn from all test fields of a domain, so fields of one "
+    "of them are less alike than those of a real film; virtual_films counts whole ones."
 )
 FILM_FIELDS = 10
 FILMS = 200
@@ -173,6 +174,12 @@ def measure_domain(
             }
             for path in every
         },
+        "virtual_films": {
+            name: _whole_films(shipped.fields(mine[name], spec.distance), source.fields_per_film)
+            for source in own
+            if isinstance(source, VirtualDomains)
+            for name in source.names
+        },
         "shifts": shifted,
     }
 
@@ -261,7 +268,7 @@ def _compared(
     return result
 
 
-def _draws(count: int, rng: np.random.Generator) -> Float64Array:
+def _draws(count: int, rng: np.random.Generator) -> Int64Array:
     """Films of one domain as rows of field numbers; no field twice in a film if it can be."""
     size = min(FILM_FIELDS, count)
     return np.array([rng.choice(count, size, replace=False) for _ in range(FILMS)])
@@ -272,13 +279,20 @@ def _field_scores(groups: Mapping[str, list[FieldDomain]]) -> dict[str, Float64A
 
 
 def _film_scores(
-    groups: Mapping[str, list[FieldDomain]], films: Mapping[str, Float64Array]
+    groups: Mapping[str, list[FieldDomain]], films: Mapping[str, Int64Array]
 ) -> dict[str, Float64Array]:
     scores = {}
     for name, group in groups.items():
         judged = [judge_film([group[i] for i in film], 1.0) for film in films[name]]
         scores[name] = np.array([film.score for film in judged if film is not None])
     return scores
+
+
+def _whole_films(fields: Sequence[FieldDomain], each: int) -> dict[str, Any]:
+    """Films as they were rendered: a stain that is odd is odd in all fields of its film."""
+    films = [judge_film(fields[i : i + each], 1.0) for i in range(0, len(fields), each)]
+    outside = [film.outside for film in films if film is not None]
+    return {"films": len(outside), "fields_per_film": each, "outside": sum(outside)}
 
 
 def _share_outside(scores: Float64Array) -> float:

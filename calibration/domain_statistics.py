@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from edge_runtime.bundle import DistanceKind
 from edge_runtime.domain_score import DomainStatistics, Float64Array
@@ -143,7 +144,7 @@ def find_borders(
     return borders
 
 
-def auroc(inside: Sequence[float], outside: Sequence[float]) -> float:
+def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
     """Probability that a score from outside is above one from inside, ties counting half.
 
     It is Mann and Whitney's U over the number of pairs, from mid-ranks.

@@ -165,7 +165,7 @@ def test_distance_is_that_of_the_covariance() -> None:
 def spoilt(position: int, value: float) -> bytes:
     table = np.frombuffer(statistics().to_bytes(), "<f4").copy()
     table[position] = value
-    return table.tobytes()
+    return bytes(table.tobytes())
 
 
 @pytest.mark.parametrize(
