@@ -1,4 +1,4 @@
-"""``leukoscope bench``: peers, session-options, virtual, folds, attributes, readme.
+"""``leukoscope bench``: peers, session-options, virtual, folds, domain, attributes, readme.
 
 Owns flags and tables. Does not own measuring.
 """
@@ -208,6 +208,52 @@ def heads(
         if share is not None:
             parts.append(f"heads take {share:.2f} of the detector's time")
         typer.echo("; ".join(parts))
+    typer.echo(f"written to {out}")
+
+
+@app.command()
+def domain(
+    data: Annotated[Path | None, typer.Option(help="data root [default: the recipe's]")] = None,
+    recipe: Annotated[str, typer.Option(help="recipe whose domains")] = "wbc-detector",
+    seed: Annotated[int, typer.Option(min=0, help="of the films that are drawn")] = 0,
+    bundle: BundleOption = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "domain_score.json",
+) -> None:
+    """How well the out-of-domain score tells other microscopes and spoilt fields from its own."""
+    from benchmarks.domain import MaskPictures, measure_domain
+    from benchmarks.machine import machine_facts, require_writable, write_result
+    from calibration.domain_fields import DomainFields, FolderDomain, VirtualDomains
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+    from train.recipe import load_recipe
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    require_writable(out)
+    chosen = load_recipe(recipe, data)
+    root = Path(chosen.data_root)
+    own: list[DomainFields] = [FolderDomain(each.name, root / each.path) for each in chosen.domains]
+    strangers = [
+        MaskPictures(root / each.path) for each in chosen.cell_sources if each.kind == "wbc_masks"
+    ]
+    result = measure_domain(
+        open_bundle(bundle or shipped_bundle_path()),
+        [*own, VirtualDomains()],
+        strangers,
+        seed=seed,
+        progress=_say,
+    )
+    write_result(out, "out-of-domain score", facts, result)
+    for group in ("left_out", "never_fitted"):
+        for name, row in result[group].items():
+            for kind, figures in row.items():
+                field, film = figures["field"], figures["film"]
+                typer.echo(
+                    f"{group.replace('_', ' ')} {name}, {kind.replace('_', ' ')}: AUROC "
+                    f"{field['auroc']:.3f} by field, {film['auroc']:.3f} by film; detected "
+                    f"{field['detected']:.0%}, {film['detected']:.0%}"
+                )
+    for shift, rows in result["shifts"].items():
+        said = ", ".join(f"{r['strength']:g}: {r['mahalanobis']['detected']:.0%}" for r in rows)
+        typer.echo(f"{shift}, fields detected by strength: {said}")
     typer.echo(f"written to {out}")
 
 

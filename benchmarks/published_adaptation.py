@@ -143,6 +143,29 @@ def domain_gap(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def domain_score(result: dict[str, Any]) -> str:
+    """AUROC and alarms with every domain left out of the statistics in turn."""
+    film = result["film"]
+    lines = [
+        f"{result['bundle']}, statistics fitted without the domain that is left out, threshold at "
+        f"the {100 * result['quantile']:.0f} % quantile of held-out fields inside; films of "
+        f"{film['fields']} fields drawn from its test split; {_where(result)}.",
+        "",
+        "| left out | score | AUROC, fields | AUROC, films | films told | inside films "
+        "told wrongly |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name, scores in {**result["left_out"], **result["never_fitted"]}.items():
+        for kind, row in scores.items():
+            alarms = row["film"]["false_alarms"].values()
+            lines.append(
+                f"| {name.rstrip(':')} | {kind.replace('_', ' ')} | {row['field']['auroc']:.3f} | "
+                f"{row['film']['auroc']:.3f} | {100 * row['film']['detected']:.0f} % | "
+                f"at most {100 * max(alarms):.1f} % |"
+            )
+    return "\n".join(lines) + f"\n\n{result['caveat']}\n"
+
+
 def sparse(result: dict[str, Any]) -> str:
     """Every method on sparsely labelled fields."""
     scale = result["scale"]
@@ -205,6 +228,7 @@ def method_cost(result: dict[str, Any]) -> str:
 TABLES = {
     "adaptation": adaptation,
     "domain_gap": domain_gap,
+    "domain_score": domain_score,
     "sparse": sparse,
     "site": site,
     "method_cost": method_cost,

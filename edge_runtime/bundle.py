@@ -53,6 +53,7 @@ _UNREADABLE = (
 Runtime = Literal["cpu", "tensorrt"]
 Precision = Literal["float32", "float16", "int8"]
 HeadName = Literal["classifier", "attribute_head"]
+DistanceKind = Literal["mahalanobis", "standardised_euclidean"]
 
 
 class _Part(BaseModel):
@@ -252,6 +253,62 @@ class AttributeHeadSpec(_Part):
         return self.attributes.widths
 
 
+class ValidatedDomain(_Part):
+    """One kind of film on which the bundle's figures were shown to hold.
+
+    Its mean, spread and whitening matrix are in the statistics file.
+    """
+
+    name: str = Field(min_length=1)
+    training_fields: int = Field(gt=1)
+    validation_fields: int = Field(gt=0)
+    shrinkage: float = Field(ge=0, le=1, description="weight of the diagonal in the covariance")
+    borders: dict[DistanceKind, float] = Field(
+        description="distance within which its held-out fields lie, but for 1 - quantile of them"
+    )
+
+    @model_validator(mode="after")
+    def _borders_usable(self) -> Self:
+        bad = [kind for kind, border in self.borders.items() if border <= 0]
+        if bad:
+            raise ValueError(f"domain {self.name!r}: the border of {bad[0]} is not above 0")
+        return self
+
+
+class DomainSpec(_Part):
+    """How far a field may look from the films the bundle was validated on.
+
+    A field's vector is the mean and the standard deviation of every channel of the feature
+    maps it ``reads``, over the part of the whole view that shows the field. Its score is the
+    least, over the domains, of its distance to a domain divided by that domain's border; a
+    film's score is the median of its fields'. Above ``threshold`` either is outside.
+    """
+
+    reads: tuple[str, ...] = Field(min_length=1)
+    pooling: Literal["mean_std"] = "mean_std"
+    statistics: str = Field(description="file, float32; see domain_score.DomainStatistics")
+    distance: DistanceKind = "mahalanobis"
+    threshold: float = Field(default=1.0, gt=0)
+    quantile: float = Field(gt=0, lt=1, description="share of held-out fields inside a border")
+    fitted_on: str = Field(description="artifact whose maps gave means and covariances")
+    borders_hold_for: tuple[str, ...] = Field(
+        min_length=1, description="artifacts whose maps were inside at the stated quantile"
+    )
+    domains: tuple[ValidatedDomain, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _domains_usable(self) -> Self:
+        names = [each.name for each in self.domains]
+        if len(set(names)) != len(names):
+            raise ValueError("a domain is listed twice")
+        if len(set(self.reads)) != len(self.reads):
+            raise ValueError("a feature map is read twice")
+        for each in self.domains:
+            if self.distance not in each.borders:
+                raise ValueError(f"domain {each.name!r} has no border of {self.distance}")
+        return self
+
+
 class CalibrationSummary(_Part):
     """Which pictures set the int8 ranges."""
 
@@ -289,6 +346,9 @@ class Manifest(_Part):
     description: str | None = Field(
         default=None, description="file with the film description's sentences, TOML"
     )
+    domain: DomainSpec | None = Field(
+        default=None, description="which films the figures hold for, by how they look"
+    )
     calibration: CalibrationSummary
     model_card: ModelCard
     head_cards: dict[HeadName, ModelCard] = Field(
@@ -298,8 +358,12 @@ class Manifest(_Part):
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         head = self.attribute_head
+        given = {each.name for each in self.detector.feature_maps}
+        if self.domain is not None:
+            absent = [name for name in self.domain.reads if name not in given]
+            if absent:
+                raise ValueError(f"domain reads {absent[0]!r}, which the detector does not put out")
         if head is not None:
-            given = {each.name for each in self.detector.feature_maps}
             strange = [name for name in head.reads if name not in given]
             if strange:
                 raise ValueError(
@@ -459,12 +523,19 @@ def _verify(place: Path, reader: _FolderReader | _ZipReader) -> Bundle:
     for path in _named_files(manifest):
         if path not in contents:
             raise BundleError(f"bundle {place}: {path!r} is not among the manifest's files")
+    if manifest.domain is not None:
+        # Only bundles that have statistics load NumPy to look at them.
+        from edge_runtime.domain_score import statistics_of
+
+        statistics_of(manifest, contents, where=f"bundle {place}")
     return Bundle(manifest, hashlib.sha256(raw).hexdigest(), contents)
 
 
 def _named_files(manifest: Manifest) -> list[str]:
     parts = (manifest.detector, manifest.classifier, manifest.attribute_head)
     paths = [each.path for part in parts if part is not None for each in part.artifacts]
+    if manifest.domain is not None:
+        paths.append(manifest.domain.statistics)
     return paths if manifest.description is None else [*paths, manifest.description]
 
 

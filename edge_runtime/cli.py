@@ -22,7 +22,7 @@ from edge_runtime.film_report import RESEARCH_USE
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from edge_runtime.film_report import DifferentialRecord, FilmReport
+    from edge_runtime.film_report import DifferentialRecord, DomainRecord, FilmReport
     from edge_runtime.types import RunStatus
 
 COMMAND_GROUP = "leukoscope.commands"
@@ -278,8 +278,24 @@ def _print_summary(report: FilmReport, out: Path) -> None:
         )
     if report.differential is not None:
         _print_differential(report.differential)
+    typer.echo(_say_domain(report.domain))
     typer.echo(f"report: {out / 'report.html'}")
     typer.echo(RESEARCH_USE)
+
+
+def _say_domain(domain: DomainRecord | None) -> str:
+    """Whether the bundle's figures were shown to hold for films that look like this one."""
+    if domain is None:
+        return "domain: not assessed, the bundle does not say how its films look"
+    if domain.score is None:
+        return "domain: not assessed, no field was examined"
+    said = f"score {domain.score:.2f}, outside above {domain.threshold:g}; nearest {domain.nearest}"
+    if domain.outside:
+        return (
+            f"OUTSIDE THE VALIDATED DOMAIN ({said}): the figures of this bundle were not shown "
+            "to hold here"
+        )
+    return f"domain: within the validated domain ({said})"
 
 
 def _print_differential(differential: DifferentialRecord) -> None:

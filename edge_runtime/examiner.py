@@ -1,7 +1,7 @@
-"""What happens to one frame: detector, attribute head, classifier, one after another.
+"""What happens to one frame: detector, domain score, attribute head, classifier.
 
 Owns their order, their times, and what one stage's answer means for another's. Does not
-own any stage (see ``stages``, ``attribute_head``, ``classifier``).
+own any stage (see ``stages``, ``domain_score``, ``attribute_head``, ``classifier``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,12 @@ import numpy as np
 from edge_runtime.attribute_head import AttributeHead
 from edge_runtime.attributes import MISSING
 from edge_runtime.classifier import CellClasses, Classifier
+from edge_runtime.domain_score import DomainScorer, FieldDomain
+from edge_runtime.preprocess import Window
 from edge_runtime.stages import Detector
 from edge_runtime.types import Detections, Float32Array, Frame, Int64Array
+
+_STAGES = ("detect", "domain", "attributes", "classify")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +32,14 @@ class Examination:
         windows: how many windows the detector looked through.
         classes: row by row of the detections; None without a classifier.
         seconds: time of each stage that the bundle has, by its name.
+        domain: how far the frame looks from the validated domains; None without statistics.
     """
 
     detections: Detections
     windows: int
     classes: CellClasses | None
     seconds: dict[str, float]
+    domain: FieldDomain | None = None
 
 
 class Examiner:
@@ -45,9 +51,11 @@ class Examiner:
         *,
         attribute_head: AttributeHead | None = None,
         classifier: Classifier | None = None,
+        domain: DomainScorer | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._detector = detector
+        self._domain = domain
         self._head = attribute_head
         self._classifier = classifier
         self._clock = clock
@@ -61,22 +69,26 @@ class Examiner:
         """All white cells of one frame, named and described as far as the bundle can."""
         seconds: dict[str, float] = {}
         started = self._clock()
-        if self._head is None:
-            examined = self._detector.examine(frame)
-        else:
-            judge = _Timed(self._head, self._clock)
-            examined = self._detector.examine(frame, judge)
+        judge = None if self._head is None else _Timed(self._head, self._clock)
+        watch = None if self._domain is None else _Watching(self._domain, self._clock)
+        examined = self._detector.examine(frame, judge, watch)
+        if judge is not None:
             seconds["attributes"] = judge.seconds
-        seconds["detect"] = self._clock() - started - seconds.get("attributes", 0.0)
+        if watch is not None:
+            seconds["domain"] = watch.seconds
+        seconds["detect"] = self._clock() - started - sum(seconds.values())
         detections, classes = examined.detections, None
         if self._classifier is not None:
             started = self._clock()
             classes = self._classifier.classify(frame.pixels, detections.boxes_xyxy)
             seconds["classify"] = self._clock() - started
             detections = self._without_strange(detections, classes)
-        order = [stage for stage in ("detect", "attributes", "classify") if stage in seconds]
         return Examination(
-            detections, examined.windows, classes, {stage: seconds[stage] for stage in order}
+            detections,
+            examined.windows,
+            classes,
+            {stage: seconds[stage] for stage in _STAGES if stage in seconds},
+            None if watch is None else watch.judged,
         )
 
     def _without_strange(self, found: Detections, classes: CellClasses) -> Detections:
@@ -105,3 +117,18 @@ class _Timed:
         judged = self._head.judge(feature_maps, boxes_xyxy)
         self.seconds += self._clock() - started
         return judged
+
+
+class _Watching:
+    """What the domain scorer says of one frame's whole view, and how long it took."""
+
+    def __init__(self, scorer: DomainScorer, clock: Callable[[], float]) -> None:
+        self._scorer = scorer
+        self._clock = clock
+        self.judged: FieldDomain | None = None
+        self.seconds = 0.0
+
+    def __call__(self, feature_maps: Mapping[str, Float32Array], whole: Window) -> None:
+        started = self._clock()
+        self.judged = self._scorer.judge(feature_maps, whole)
+        self.seconds += self._clock() - started

@@ -8,7 +8,7 @@ the report's fields (see ``film_report``), the counting itself (see ``film``) no
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edge_runtime.attributes import MISSING, AttributeSchema
-from edge_runtime.bundle import UNCLASSIFIED
+from edge_runtime.bundle import UNCLASSIFIED, DomainSpec
+from edge_runtime.domain_score import FieldDomain, judge_film
 from edge_runtime.examiner import Examination
 from edge_runtime.film.bank import BankRules, BankSummary, MorphologyBank, Vote
 from edge_runtime.film.differential import count_differential
@@ -30,6 +31,7 @@ from edge_runtime.film_report import (
     ClassShareRecord,
     DescriptionRecord,
     DifferentialRecord,
+    DomainRecord,
     FieldRecord,
     FilmReport,
     FilmState,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from edge_runtime.film.description import DescriptionTemplate
 
 _PERCENT_DECIMALS = 2
+_DOMAIN_DECIMALS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class FilmSetup:
         class_names: the detector's.
         attribute_schema: the attribute head's.
         template: of the description; None takes the package's own.
+        domain: which films the bundle was validated on; None when it does not say.
     """
 
     source: str
@@ -71,6 +75,7 @@ class FilmSetup:
     attribute_schema: AttributeSchema | None = None
     head_cards: Mapping[str, ModelCardSummary] = field(default_factory=dict)
     template: DescriptionTemplate | None = None
+    domain: DomainSpec | None = None
 
 
 class FilmRecord:
@@ -82,6 +87,7 @@ class FilmRecord:
         self._cells: list[CellRecord] = []
         self._seconds: dict[str, list[float]] = {}
         self._skipped = 0
+        self._domains: list[FieldDomain] = []
         self._rules = BankRules()
         named = setup.classifier
         self._types = setup.class_names if named is None else tuple(named.classes)
@@ -137,6 +143,9 @@ class FilmRecord:
         """
         for stage, value in seconds.items():
             self._seconds.setdefault(stage, []).append(value)
+        judged = examination.domain
+        if judged is not None:
+            self._domains.append(judged)
         self._fields.append(
             FieldRecord(
                 index=result.index,
@@ -147,6 +156,7 @@ class FilmRecord:
                 reason=None,
                 cells=len(result.cells),
                 tiles=result.tiles,
+                domain_score=None if judged is None else round(judged.score, _DOMAIN_DECIMALS),
             )
         )
         self._cells += [_cell_record(result.index, cell) for cell in result.cells]
@@ -193,6 +203,7 @@ class FilmRecord:
             differential=_differential(setup.classifier, by_class),
             morphology=None if summary is None else self._morphology(summary),
             description=None if summary is None else _description(summary, setup.template),
+            domain=None if setup.domain is None else _domain(setup.domain, self._domains),
         )
 
     def _morphology(self, summary: BankSummary) -> MorphologyRecord:
@@ -269,6 +280,21 @@ def _differential(
         ],
         outside=dict(counted.outside),
         unclassified=counted.unclassified,
+    )
+
+
+def _domain(spec: DomainSpec, fields: Sequence[FieldDomain]) -> DomainRecord:
+    film = judge_film(fields, spec.threshold)
+    names = [each.name for each in spec.domains]
+    return DomainRecord(
+        score=None if film is None else round(film.score, _DOMAIN_DECIMALS),
+        threshold=spec.threshold,
+        outside=None if film is None else film.outside,
+        nearest=None if film is None else names[film.nearest],
+        fields_outside=0 if film is None else film.fields_outside,
+        distance=spec.distance,
+        quantile=spec.quantile,
+        domains=names,
     )
 
 

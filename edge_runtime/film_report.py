@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 RESEARCH_USE = "For research use only. Not for use in diagnostic procedures."
 
 FilmState = Literal["complete", "interrupted"]
@@ -52,6 +52,9 @@ class FieldRecord(_Record):
     reason: str | None = Field(description="why it was skipped; null otherwise")
     cells: int = Field(description="white cells found")
     tiles: int = Field(description="windows the detector looked at; 0 when skipped")
+    domain_score: float | None = Field(
+        default=None, description="as domain.score, of this field; null when not assessed"
+    )
 
 
 class AttributeRecord(_Record):
@@ -208,6 +211,25 @@ class DescriptionRecord(_Record):
     text: str = Field(description="the sentences, one a line")
 
 
+class DomainRecord(_Record):
+    """Whether the film looks like those on which the bundle's figures were measured.
+
+    It says nothing of how many cells were missed or named wrong.
+    """
+
+    score: float | None = Field(
+        description="median over the fields of the distance to the nearest validated domain, in "
+        "units of that domain's border; null without an examined field"
+    )
+    threshold: float = Field(description="a film of a higher score is outside")
+    outside: bool | None = Field(description="null without an examined field")
+    nearest: str | None = Field(description="domain that most fields are nearest to")
+    fields_outside: int = Field(description="examined fields whose own score is above threshold")
+    distance: str = Field(description="mahalanobis or standardised_euclidean")
+    quantile: float = Field(description="share of held-out fields of a domain inside its border")
+    domains: list[str] = Field(description="the validated domains")
+
+
 class FilmReport(_Record):
     """The whole record of one film."""
 
@@ -239,6 +261,9 @@ class FilmReport(_Record):
     )
     description: DescriptionRecord | None = Field(
         default=None, description="null when there is no morphology"
+    )
+    domain: DomainRecord | None = Field(
+        default=None, description="null when the bundle has no statistics: not assessed"
     )
 
 

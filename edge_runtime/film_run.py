@@ -32,6 +32,7 @@ from edge_runtime.types import RunStatus
 if TYPE_CHECKING:
     from edge_runtime.attribute_head import AttributeHead
     from edge_runtime.classifier import Classifier
+    from edge_runtime.domain_score import DomainScorer
     from edge_runtime.film.description import DescriptionTemplate
     from edge_runtime.pipeline import FilmRunner
     from edge_runtime.stages import Detector
@@ -46,6 +47,7 @@ class LoadedBundle:
         record: what really runs the detector.
         head_records: what really runs each head.
         template: of the film's description, when the bundle has its own.
+        domain: tells how far a field looks from the validated domains.
     """
 
     bundle: Bundle
@@ -56,6 +58,7 @@ class LoadedBundle:
     classifier: Classifier | None = None
     head_records: dict[HeadName, BackendRecord] = field(default_factory=dict)
     template: DescriptionTemplate | None = None
+    domain: DomainScorer | None = None
 
 
 @contextmanager
@@ -113,7 +116,19 @@ def load_bundle(
             classifier,
             {name: record for name, record in records.items() if name is not None},
             template,
+            None if detector_only else _domain_scorer(bundle),
         )
+
+
+def _domain_scorer(bundle: Bundle) -> DomainScorer | None:
+    spec = bundle.manifest.domain
+    if spec is None:
+        return None
+    from edge_runtime.domain_score import DomainScorer, statistics_of
+
+    where = f"bundle {bundle.id}"
+    statistics = statistics_of(bundle.manifest, bundle.contents, where=where)
+    return DomainScorer(spec, bundle.manifest.detector, statistics)
 
 
 def _open_all(
@@ -194,12 +209,14 @@ def film_runner(
             if name in loaded.head_records
         },
         template=loaded.template,
+        domain=None if loaded.domain is None else loaded.domain.spec,
     )
     return FilmRunner(
         camera=camera,
         detector=loaded.detector,
         attribute_head=head,
         classifier=classifier,
+        domain=loaded.domain,
         streams=loaded.backend.streams,
         sinks=sinks,
         setup=setup,

@@ -27,6 +27,7 @@ from edge_runtime.attributes import MISSING, AttributeSchema
 from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.cameras import Camera
 from edge_runtime.classifier import Classifier
+from edge_runtime.domain_score import DomainScorer
 from edge_runtime.errors import LeukoscopeError
 from edge_runtime.examiner import Examination, Examiner
 from edge_runtime.film_record import FilmRecord, FilmSetup
@@ -69,6 +70,7 @@ class FilmRunner:
         detector: Detector,
         attribute_head: AttributeHead | None = None,
         classifier: Classifier | None = None,
+        domain: DomainScorer | None = None,
         streams: int,
         sinks: Sequence[Sink],
         setup: FilmSetup,
@@ -78,7 +80,11 @@ class FilmRunner:
     ) -> None:
         self._camera = camera
         self._examiner = Examiner(
-            detector, attribute_head=attribute_head, classifier=classifier, clock=clock
+            detector,
+            attribute_head=attribute_head,
+            classifier=classifier,
+            domain=domain,
+            clock=clock,
         )
         self._streams = streams
         self._sinks = sinks

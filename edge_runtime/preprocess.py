@@ -35,6 +35,13 @@ class Window:
     pad_x: int
     pad_y: int
 
+    @property
+    def placed(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom in input pixels between which the frame's part lies."""
+        width = max(1, round((self.x2 - self.x1) * self.scale_x))
+        height = max(1, round((self.y2 - self.y1) * self.scale_y))
+        return self.pad_x, self.pad_y, self.pad_x + width, self.pad_y + height
+
     def to_frame(self, boxes_xyxy: Float32Array) -> Float32Array:
         """Boxes ``(N, 4)`` from input pixels to frame pixels, clipped to the window."""
         scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
@@ -80,15 +87,15 @@ def tensor_of(pixels: UInt8Image, window: Window, spec: InputSpec) -> Float32Arr
         float32 ``(1, 3, spec.height, spec.width)``, contiguous.
     """
     view = pixels[window.y1 : window.y2, window.x1 : window.x2]
-    width = max(1, round((window.x2 - window.x1) * window.scale_x))
-    height = max(1, round((window.y2 - window.y1) * window.scale_y))
+    left, top, right, bottom = window.placed
+    width, height = right - left, bottom - top
     if (width, height) != (view.shape[1], view.shape[0]):
         # Area averaging when shrinking: thin red-cell rims alias under bilinear sampling.
         shrinks = window.scale_x < 1 and window.scale_y < 1
         method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         view = np.asarray(cv2.resize(view, (width, height), interpolation=method), np.uint8)
     canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
-    canvas[window.pad_y : window.pad_y + height, window.pad_x : window.pad_x + width] = view
+    canvas[top:bottom, left:right] = view
     # One fused pass instead of transpose, cast and multiply.
     blob = cv2.dnn.blobFromImage(canvas, scalefactor=spec.scale, swapRB=False, ddepth=cv2.CV_32F)
     return np.asarray(blob, np.float32)

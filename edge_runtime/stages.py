@@ -39,6 +39,8 @@ _BEYOND_DOUBT = 0.75
 # From the feature maps of one look, by name, and boxes ``(n, 4)`` in input pixels: value
 # indices and probabilities, both ``(n, attributes)``.
 Describe = Callable[[Mapping[str, Float32Array], Float32Array], tuple[Int64Array, Float32Array]]
+# From the feature maps of the look at the whole frame, by name, and how it lay in the input.
+WatchWhole = Callable[[Mapping[str, Float32Array], Window], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +86,23 @@ class Detector:
         """The operating point in force."""
         return self._score
 
-    def examine(self, frame: Frame, describe: Describe | None = None) -> Examined:
+    def examine(
+        self, frame: Frame, describe: Describe | None = None, watch: WatchWhole | None = None
+    ) -> Examined:
         """All white cells of one frame, best score first.
 
         Args:
             frame: the field.
             describe: judges attributes from the feature maps of one look. It is asked once
                 for each look that has a find to keep, for those finds only.
+            watch: is shown the feature maps of the whole view, once.
         """
         spec = self._spec
         whole = fit_window(frame.width, frame.height, spec.input)
         low = min(self._score, spec.working_scale.probe_score)
         look = self._look(frame, whole, low)
+        if watch is not None:
+            watch(look.feature_maps, whole)
         cell = self._cell_size(frame, look.found)
         fitted = (
             spec.working_scale.min_cell_px

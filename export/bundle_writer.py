@@ -29,6 +29,7 @@ from edge_runtime.bundle import (
     CalibrationSummary,
     ClassifierSpec,
     DetectorSpec,
+    DomainSpec,
     HeadName,
     InputSpec,
     Manifest,
@@ -66,6 +67,7 @@ class BundleDraft:
         contents: bytes of every file but the manifest, by path inside the bundle.
         description: which of them holds the film description's sentences.
         head_cards: of the heads it has.
+        domain: which films it was validated on.
     """
 
     name: str
@@ -78,6 +80,7 @@ class BundleDraft:
     attribute_head: AttributeHeadSpec | None = None
     description: str | None = None
     head_cards: Mapping[HeadName, ModelCard] = field(default_factory=dict)
+    domain: DomainSpec | None = None
 
 
 def draft_of(bundle: Bundle) -> BundleDraft:
@@ -94,6 +97,7 @@ def draft_of(bundle: Bundle) -> BundleDraft:
         attribute_head=manifest.attribute_head,
         description=manifest.description,
         head_cards=manifest.head_cards,
+        domain=manifest.domain,
     )
 
 
@@ -233,6 +237,7 @@ def _manifest(draft: BundleDraft) -> bytes:
             classifier=draft.classifier,
             attribute_head=draft.attribute_head,
             description=draft.description,
+            domain=draft.domain,
             calibration=draft.calibration,
             model_card=draft.model_card,
             head_cards=dict(draft.head_cards),

@@ -17,6 +17,7 @@ from edge_runtime.bundle import (
     CalibrationSummary,
     ClassifierSpec,
     DetectorSpec,
+    DomainSpec,
     HeadName,
     ModelCard,
 )
@@ -125,6 +126,7 @@ def render_card(
     classifier: ClassifierSpec | None = None,
     attribute_head: AttributeHeadSpec | None = None,
     head_cards: Mapping[HeadName, ModelCard] | None = None,
+    domain: DomainSpec | None = None,
 ) -> str:
     """The cards of a bundle's models as one Markdown page."""
     heads: list[str] = []
@@ -182,9 +184,32 @@ def render_card(
             f"{calibration.images} training pictures ({domains}), method {calibration.method}, "
             f"digest `{calibration.digest}`.",
             "",
+            *([] if domain is None else _domain_lines(domain)),
             *heads,
         ]
     )
+
+
+def _domain_lines(spec: DomainSpec) -> list[str]:
+    return [
+        "## Which films these figures hold for",
+        "",
+        "A film is called outside the validated domain when the median of its fields' scores is "
+        f"above {spec.threshold:g}. The score is the {spec.distance.replace('_', ' ')} distance "
+        f"of pooled features ({', '.join(spec.reads)}) to the nearest domain below, in units of "
+        f"that domain's border, within which {spec.quantile:.0%} of its held-out fields lie on "
+        f"{', '.join(f'`{name}`' for name in spec.borders_hold_for)}. It tells films that look "
+        "unlike these; it does not tell how many cells are found or named right.",
+        "",
+        "| domain | training fields | validation fields | shrinkage | border |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {each.name} | {each.training_fields} | {each.validation_fields} | "
+            f"{each.shrinkage:.3f} | {each.borders[spec.distance]:.2f} |"
+            for each in spec.domains
+        ),
+        "",
+    ]
 
 
 def _classifier_lines(card: ModelCard, spec: ClassifierSpec) -> list[str]:

@@ -1,4 +1,4 @@
-"""``leukoscope export``: bundle, add-heads, onnx.
+"""``leukoscope export``: bundle, add-heads, add-domain, onnx.
 
 Owns flags and the closing table. Does not own any step of the export (see ``assembly``).
 """
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from calibration.cell_draw import DEFAULT_CELLS, DEFAULT_MINIMUM_CELLS
+from calibration.domain_statistics import DEFAULT_QUANTILE
 from calibration.sampling import DEFAULT_IMAGES, DEFAULT_MINIMUM
 from edge_runtime.errors import BundleError, DataError, SettingsError
 from edge_runtime.film_report import RESEARCH_USE
@@ -289,6 +290,60 @@ def add_heads(
     if card is not None:
         draft = replace(draft, model_card=reworded(draft.model_card, load_card(card)))
     _write(_add(draft, sources, options, out), out)
+
+
+@app.command(name="add-domain")
+def add_domain(
+    bundle: Annotated[Path, typer.Option(help="bundle whose models stay as they are")],
+    out: Annotated[Path, typer.Option(help="bundle folder, or file ending in .zip")],
+    version: Annotated[str, typer.Option(help="version of the new bundle")],
+    data: Annotated[Path, typer.Option(help="what the folders of --domain are relative to")] = Path(
+        "."
+    ),
+    domain: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=FOLDER with images/train and images/val; may be given again"),
+    ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="record of the detector's training, JSON: all domains it names"),
+    ] = None,
+    virtual: Annotated[
+        bool, typer.Option("--virtual", help="the virtual microscope's profiles as well")
+    ] = False,
+    reads: Annotated[
+        list[str] | None,
+        typer.Option(help="feature map to pool; may be given again [default: the coarsest]"),
+    ] = None,
+    quantile: Annotated[
+        float, typer.Option(help="share of a domain's validation fields inside its border")
+    ] = DEFAULT_QUANTILE,
+    card: Annotated[
+        Path | None,
+        typer.Option(help="the detector's card text, YAML, to say it anew [default: as it is]"),
+    ] = None,
+) -> None:
+    """Tell a bundle which films it was validated on, so that it can tell others from them.
+
+    Fits statistics of the detector's feature maps on training fields and the borders of the
+    domains on validation fields. The models keep every byte.
+    """
+    from dataclasses import replace
+
+    from edge_runtime.bundle import open_bundle
+    from export.bundle_writer import draft_of, refuse_foreign
+    from export.cards import load_card, reworded
+    from export.domain_export import with_domain
+    from export.domain_sources import domain_sources
+
+    if not 0 < quantile < 1:
+        raise SettingsError(f"--quantile {quantile:g}: give it between 0 and 1, as 0.99")
+    sources = domain_sources(domain or [], record, data=data, virtual=virtual)
+    refuse_foreign(out)
+    draft = replace(draft_of(open_bundle(bundle)), version=version)
+    if card is not None:
+        draft = replace(draft, model_card=reworded(draft.model_card, load_card(card)))
+    _write(with_domain(draft, sources, reads=reads or (), quantile=quantile, say=_say), out)
 
 
 def _add(draft: BundleDraft, sources: HeadSources, options: HeadOptions, out: Path) -> BundleDraft:

@@ -204,6 +204,7 @@ def _described(draft: BundleDraft) -> BundleDraft:
         classifier=draft.classifier,
         attribute_head=draft.attribute_head,
         head_cards=draft.head_cards,
+        domain=draft.domain,
     )
     return replace(draft, contents={**contents, CARD_NAME: page.encode()})
 

@@ -169,6 +169,7 @@ def _page(
         "date": report_view.say_date(report.started_at),
         "film_name": Path(report.source).name or report.source,
         "figures": report_view.total_figures(report),
+        "domain": report_view.domain_view(report),
         "charts": [
             ("Cells per field", report_view.cells_per_field_chart(report)),
             ("Scores", report_view.score_chart(report)),

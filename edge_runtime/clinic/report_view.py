@@ -261,6 +261,43 @@ def metric_tables(metrics: Mapping[str, Mapping[str, float]]) -> list[MetricTabl
     return tables
 
 
+@dataclass(frozen=True, slots=True)
+class DomainView:
+    """Whether the film looks like those the bundle's figures hold for, in words.
+
+    Attributes:
+        heading: the answer.
+        outside: it is a warning.
+        facts: names and values, the numbers it rests on.
+    """
+
+    heading: str
+    outside: bool
+    facts: list[tuple[str, str]]
+
+
+def domain_view(report: FilmReport) -> DomainView:
+    """The answer, or why there is none."""
+    domain = report.domain
+    if domain is None:
+        return DomainView("Not assessed: the bundle does not say how its films look", False, [])
+    if domain.score is None:
+        return DomainView("Not assessed: no field was examined", False, [])
+    fields = report.totals.fields
+    facts = [
+        ("Score", f"{say_number(domain.score)}; outside above {domain.threshold:g}"),
+        ("Nearest validated domain", domain.nearest or "–"),
+        (
+            "Fields outside by themselves",
+            f"{domain.fields_outside:,} of {fields:,} {_plural(fields, 'field')}",
+        ),
+        ("Validated domains", ", ".join(domain.domains)),
+    ]
+    if domain.outside:
+        return DomainView("Outside the validated domain", True, facts)
+    return DomainView("Within the validated domain", False, facts)
+
+
 def setting_rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Every setting with its dotted name and value, sorted by name."""
     return sorted(_flat("", settings))

@@ -80,7 +80,7 @@ class FakeDetector:
         self.random = random.Random(1)
         self.seen: list[int] = []
 
-    def examine(self, frame: Frame) -> Examined:
+    def examine(self, frame: Frame, describe: object = None, watch: object = None) -> Examined:
         self.seen.append(frame.index)
         time.sleep(self.random.uniform(0, self.slowest_s))
         if frame.index in self.at:
