@@ -42,7 +42,7 @@ def field(seed: int, *, tinted: float = 0.0) -> UInt8Image:
         ]
 
     pixels = paint_field(
-        160, 120, discs(rng.integers(2, 5), 18, 30), red_cells=discs(12, 10, 16), seed=seed
+        160, 120, discs(int(rng.integers(2, 5)), 18, 30), red_cells=discs(12, 10, 16), seed=seed
     ).astype(np.float64)
     light = rng.uniform(0.95, 1.02)
     gains = light * np.array([1 + tinted, 1.0, 1 - tinted])
