@@ -462,10 +462,10 @@ def test_ctrl_c_in_a_film_gives_a_partial_report_and_no_error(
         shutil.copy(film / "field_1.png", film / f"field_{number}.png")
     examine, calls = Detector.examine, itertools.count(1)
 
-    def interrupted(self: Detector, frame: Frame) -> Examined:
+    def interrupted(self: Detector, frame: Frame, *watchers: Any) -> Examined:
         if next(calls) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return examine(self, frame)
+        return examine(self, frame, *watchers)
 
     monkeypatch.setattr(Detector, "examine", interrupted)
     answer = run()
