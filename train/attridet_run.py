@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from calibration.fields import digest_files
+from train import THREADS
 from train.attridet_folder import is_written_for, read_fields, write_data_yaml, write_folder
 from train.attridet_recipe import AttriDetRecipe
 from train.phase_run import PhaseRun, check_start, phase_arguments
@@ -51,10 +52,6 @@ def train_attridet(
             begun with another recipe, or one that holds a run where none is resumed.
         StoreError: the folder cannot be made.
     """
-    # Ultralytics asks its servers for news at import unless it is told not to.
-    os.environ.setdefault("YOLO_OFFLINE", "true")
-    # Read before ultralytics is imported: it sets the variable to 1.
-    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     import torch
     from ultralytics import __version__ as ultralytics_version
 
@@ -68,7 +65,7 @@ def train_attridet(
     if not is_written_for(recipe, out / "data"):
         write_folder(recipe, fields, out / "data")
     for number, phase in enumerate(recipe.phases, start=1):
-        run = PhaseRun(out, f"phase{number}", chosen, workers, threads)
+        run = PhaseRun(out, f"phase{number}", chosen, workers, THREADS)
         if resume and run.finished:
             continue
         say(f"phase {number} of {len(recipe.phases)}: {phase.epochs} epochs")

@@ -8,7 +8,6 @@ not own composed training sets (see ``trainer``) nor what happens to the finds (
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -155,8 +154,6 @@ def train_binary_detector(
         SettingsError: a bad device, model or class, or a folder that holds another run.
         StoreError: the folder cannot be written.
     """
-    # Ultralytics asks its servers for news at import unless it is told not to.
-    os.environ.setdefault("YOLO_OFFLINE", "true")
     import torch
     from ultralytics import YOLO
     from ultralytics import __version__ as ultralytics_version

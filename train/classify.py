@@ -7,7 +7,6 @@ views (see ``datasets.cell_views``) nor final figures of a bundle (see ``export`
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from edge_runtime.bundle import CropInputSpec
 from edge_runtime.errors import SettingsError
 from edge_runtime.preprocess import crop_tensor
 from edge_runtime.types import Float32Array, Int64Array
+from train import THREADS
 from train.averaging import moving_average
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.datasets.cell_views import ViewSpec, draw_view, surroundings
@@ -209,9 +209,7 @@ def train_classifier(
     """
     root, chosen = Path(recipe.data_root), torch_device(device)
     torch.manual_seed(recipe.seed)
-    threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     network = build_network(
         recipe.network.architecture,
         recipe.network.args,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from edge_runtime.bundle import InputSpec
 from edge_runtime.errors import DataError, SettingsError
 from edge_runtime.preprocess import fit_window, tensor_of
 from edge_runtime.types import Float32Array, Int64Array, UInt8Image
+from train import THREADS
 from train.averaging import moving_average
 from train.datasets.cell_sources import CellSourceSpec, read_sources
 from train.datasets.cell_windows import WindowSpec, draw_window
@@ -178,9 +178,7 @@ def train_attribute_head(
     """
     root, checkpoint = Path(recipe.data_root), detector or Path(recipe.detector)
     torch.manual_seed(recipe.seed)
-    threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(THREADS)
     if cells is None:
         cells = read_sources(
             recipe.sources, root, recipe.classes, name=recipe.name, with_attributes=True

@@ -20,7 +20,7 @@ import yaml
 
 from calibration.fields import digest_files
 from edge_runtime.errors import DataError, SettingsError
-from train import adapt, sparse
+from train import THREADS, adapt, sparse
 from train.attridet_folder import attribute_section, read_fields
 from train.attridet_recipe import Phase
 from train.datasets.labelled import LabelledSet
@@ -224,10 +224,6 @@ class _Run:
         out: Path,
         how: How,
     ) -> None:
-        # Ultralytics asks its servers for news at import unless it is told not to.
-        os.environ.setdefault("YOLO_OFFLINE", "true")
-        # Read before ultralytics is imported: it sets the variable to 1.
-        self._threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
         import torch
 
         from train.trainer import chosen_device
@@ -260,9 +256,7 @@ class _Run:
     ) -> None:
         """Trains one phase, unless it is done."""
         recipe, how = self._recipe, self._how
-        run = PhaseRun(
-            self._out, name, self._device, how.workers, self._threads, recipe.channels_last
-        )
+        run = PhaseRun(self._out, name, self._device, how.workers, THREADS, recipe.channels_last)
         if how.resume and run.finished:
             return
         how.say(f"{name}: {row.title}, {phase.epochs} epochs")

@@ -18,6 +18,7 @@ import yaml
 
 from calibration.fields import digest_files
 from edge_runtime.errors import DataError, SettingsError
+from train import THREADS
 from train.datasets.compose import Progress, what_decides_pictures, write_composed
 from train.recipe import Recipe
 
@@ -49,10 +50,6 @@ def train_detector(
         DataError: the data is missing or malformed, or there is nothing to resume.
         SettingsError: the device does not exist here.
     """
-    # Ultralytics asks its servers for news at import unless it is told not to.
-    os.environ.setdefault("YOLO_OFFLINE", "true")
-    # Read before ultralytics is imported: it sets the variable to 1.
-    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     import torch
     from ultralytics import YOLO
     from ultralytics import __version__ as ultralytics_version
@@ -64,7 +61,7 @@ def train_detector(
         if not last.is_file():
             raise DataError(f"{last}: no checkpoint to resume; start without --resume")
         model = YOLO(str(last))
-        _tune_for_cpu(model, recipe, threads)
+        _tune_for_cpu(model, recipe, THREADS)
         model.train(resume=True, device=chosen)
     else:
         data_yaml = out / "data" / "data.yaml"
@@ -73,7 +70,7 @@ def train_detector(
         model = YOLO(str(_write_model_yaml(recipe, out)), task="detect")
         if start_from is not None and not start_from.is_file():
             raise DataError(f"checkpoint {start_from}: no such file; mend --start-from")
-        _tune_for_cpu(model, recipe, threads)
+        _tune_for_cpu(model, recipe, THREADS)
         model.train(**_arguments(recipe, data_yaml, out, chosen, workers, start_from))
     weights = out / "run" / "weights"
     best = weights / "best.pt" if (weights / "best.pt").is_file() else last

@@ -21,6 +21,7 @@ from calibration.class_accuracy import ClassMetrics
 from calibration.fields import digest_files
 from edge_runtime.errors import DataError, SettingsError
 from edge_runtime.film_report import RESEARCH_USE
+from train import THREADS
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.run_folder import make_folder, storing
 from train.site.export_record import export_record
@@ -67,10 +68,6 @@ def adapt_to_site(
         SettingsError: class names or device mean nothing here, or the folder holds a run.
         StoreError: the folder cannot be written.
     """
-    # Ultralytics asks its servers for news at import unless it is told not to.
-    os.environ.setdefault("YOLO_OFFLINE", "true")
-    # Read before ultralytics is imported: it sets the variable to 1.
-    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     from train.evaluate_attridet import require_one_device
     from train.own_checkpoint import load_own_checkpoint
     from train.site.page import write_page
@@ -102,7 +99,7 @@ def adapt_to_site(
         device=where.removeprefix("cuda:"),
         resume=resume,
         workers=workers,
-        threads=threads,
+        threads=THREADS,
     )
     say("measuring the adapted detector")
     adapted = load_own_checkpoint(trained)
