@@ -18,7 +18,9 @@ from train.method_recipe import AdaptRecipe, load_adapt_recipe
 DIRECTIONS = {"hcm-lcm": "adapt-hcm-lcm", "lcm-hcm": "adapt-lcm-hcm"}
 CLASS_LISTS: dict[str, tuple[str, ...] | None] = {"three": None, "wbc": ("WBC",)}
 # Beside the papers' settings: by name, a method and the options that differ.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "daca+stain": ("daca", {"stain_weight": 1.0}),
+}
 _PLAIN = "source-only"
 _ORACLE = "oracle"
 

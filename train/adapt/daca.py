@@ -20,6 +20,7 @@ from train.adapt.composite import composites, surest_crops
 from train.adapt.crop_augment import AugmentOptions, augmented
 from train.adapt.learning_pictures import sheet
 from train.adapt.pseudo_boxes import PseudoBoxes, as_labels
+from train.adapt.stain import painted
 from train.adapt.teaching import Teacher, TeachingOptions, target_images
 from train.step_loss import StepContext
 
@@ -29,9 +30,12 @@ class Options(TeachingOptions):
 
     Attributes:
         augment: what happens to the copies.
+        stain_weight: of the labelled pictures once more in the target's colours (see
+            ``stain``), which is not DACA's; 0 leaves them out.
     """
 
     confidence: float = Field(default=0.1, ge=0, lt=1)
+    stain_weight: float = Field(default=0.0, ge=0)
     augment: AugmentOptions = AugmentOptions()
 
 
@@ -61,6 +65,11 @@ class Daca:
         plain, items = self._context.plain(preds, batch)
         count = len(batch["img"])
         target = target_images(batch, most=count)
+        if self._options.stain_weight:
+            losses, _ = self._context.plain(
+                self._context.model(painted(batch["img"], target)), batch
+            )
+            plain = plain + self._options.stain_weight * losses
         found = self._teacher.target_boxes(target)
         images, labels = self.composed(target, found)
         if not len(labels):

@@ -50,20 +50,25 @@ class Stain:
         """
         plain, items = self._context.plain(preds, batch)
         count = len(batch["img"])
-        target = target_images(batch, most=count)
-        images = self.painted(batch["img"], target)
+        images = painted(batch["img"], target_images(batch, most=count))
         losses, _ = self._context.plain(self._context.model(images), batch)
-        painted = self._options.weight * losses
+        losses = self._options.weight * losses
         iteration = self._context.moment().iteration
         if self._context.log.wants_picture(iteration):
             self._context.log.picture(f"stain-{iteration:06d}", lambda: _sheet(images, batch))
-        return plain + painted, {**items, "painted_loss": painted.detach().sum() / count}
+        return plain + losses, {**items, "painted_loss": losses.detach().sum() / count}
 
-    @torch.no_grad()
-    def painted(self, images: Tensor, target: Tensor) -> Tensor:
-        """Pictures in the colours of as many of the target, over again where those are fewer."""
-        places = torch.arange(len(images), device=images.device) % len(target)
-        return reinhard(images, target[places])
+
+@torch.no_grad()
+def painted(images: Tensor, target: Tensor) -> Tensor:
+    """Pictures in the colours of as many of the target, over again where those are fewer.
+
+    Args:
+        images: float ``(B, 3, H, W)``, sRGB in 0..1.
+        target: float ``(B', 3, H, W)``, B' from 1 to B.
+    """
+    places = torch.arange(len(images), device=images.device) % len(target)
+    return reinhard(images, target[places])
 
 
 def _sheet(images: Tensor, batch: dict[str, Any]) -> Any:

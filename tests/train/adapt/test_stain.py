@@ -80,3 +80,29 @@ def test_fewer_target_pictures_come_again() -> None:
     means = rgb_to_lab(asked.pictures[0]).mean((2, 3))
     wanted = rgb_to_lab(given[TARGET_IMAGES]).mean((2, 3)).expand(3, 3)
     assert torch.allclose(means, wanted, atol=1.0)
+
+
+def test_daca_takes_painted_pictures_along_on_request() -> None:
+    from train.adapt.daca import Daca
+    from train.adapt.daca import Options as DacaOptions
+
+    given = batch(2, 2)
+    plain = DacaOptions().stain_weight
+    assert plain == 0
+    asked = Asked()
+    context = asked.criterion()._context
+    for weight, losses in ((0.0, 2.0), (0.5, 3.0)):
+        daca = object.__new__(Daca)
+        daca._context, daca._options = context, DacaOptions(stain_weight=weight)
+        daca._teacher = cast("Any", NoBoxes())
+        daca.composed = lambda target, found: (target[:0], [])  # type: ignore[method-assign,assignment,return-value]
+        daca._tell = lambda images, found, labels: None  # type: ignore[method-assign]
+        total, _ = daca(None, given)
+        assert total.tolist() == [losses] * 3
+
+
+class NoBoxes:
+    """A teacher that finds nothing."""
+
+    def target_boxes(self, target: Tensor) -> None:
+        return None
