@@ -33,11 +33,18 @@ def _where(result: dict[str, Any]) -> str:
 
 
 def figure(value: dict[str, Any] | None, digits: int = 3) -> str:
-    """Mean and deviation over seeds."""
+    """Mean and deviation over seeds; says so where some of them are not there."""
     if value is None or value["mean"] is None:
         return "–"
     text = f"{value['mean']:.{digits}f}"
-    return text if value["deviation"] is None else f"{text} ± {value['deviation']:.{digits}f}"
+    if value["deviation"] is not None:
+        text += f" ± {value['deviation']:.{digits}f}"
+    return text + _missing(value)
+
+
+def _missing(value: dict[str, Any]) -> str:
+    known = [each for each in value["values"] if each is not None]
+    return "" if len(known) == len(value["values"]) else f" (n = {len(known)})"
 
 
 def _share(value: dict[str, Any] | None) -> str:
@@ -45,7 +52,9 @@ def _share(value: dict[str, Any] | None) -> str:
     if value is None or value["mean"] is None:
         return "–"
     text = f"{100 * value['mean']:.0f} %"
-    return text if value["deviation"] is None else f"{text} ± {100 * value['deviation']:.0f}"
+    if value["deviation"] is not None:
+        text += f" ± {100 * value['deviation']:.0f}"
+    return text + _missing(value)
 
 
 def _seeds(runs: int) -> str:

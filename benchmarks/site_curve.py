@@ -96,14 +96,16 @@ def summarise(plan: SitePlan, work: Path) -> dict[str, Any]:
             if not known:
                 continue
             if not any(row["fields"] == 0 for row in rows):
-                rows.append({"fields": 0, "kind": "as it came", **_figures(known, "before")})
+                rows.append({"fields": 0, "kind": "as it came", **_figures(runs, "before")})
             rows.append(
                 {
                     "fields": count,
                     "kind": kind,
-                    **_figures(known, "after"),
+                    **_figures(runs, "after"),
                     "would_fail": sum(not run["passed"] for run in known) / len(known),
-                    "minutes": over_seeds([run["minutes"] for run in known]),
+                    "minutes": over_seeds(
+                        [None if run is None else run["minutes"] for run in runs]
+                    ),
                 }
             )
     limit = {
@@ -123,14 +125,21 @@ def summarise(plan: SitePlan, work: Path) -> dict[str, Any]:
     }
 
 
-def _figures(runs: list[dict[str, Any]], when: str) -> dict[str, Any]:
-    figures: dict[str, Any] = {}
-    for name in ("ap", "ap50"):
-        figures[f"target_{name}"] = over_seeds([run["site_test"][when][name] for run in runs])
-        figures[f"source_{name}"] = over_seeds(
-            [statistics.fmean(s[when][name] for s in run["source"].values()) for run in runs]
+def _figures(runs: Sequence[dict[str, Any] | None], when: str) -> dict[str, Any]:
+    return {
+        f"{side}_{name}": over_seeds(
+            [None if run is None else _figure(run, side, when, name) for run in runs]
         )
-    return figures
+        for side in ("target", "source")
+        for name in ("ap", "ap50")
+    }
+
+
+def _figure(run: dict[str, Any], side: str, when: str, name: str) -> float:
+    if side == "target":
+        value: float = run["site_test"][when][name]
+        return value
+    return statistics.fmean(each[when][name] for each in run["source"].values())
 
 
 def draw_curve(result: dict[str, Any], file: Path) -> None:

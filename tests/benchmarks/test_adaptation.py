@@ -205,4 +205,5 @@ def test_site_curve_begins_with_the_detector_as_it_came(tmp_path: Path) -> None:
 
 def test_figure_shows_a_dash_for_what_is_not_there() -> None:
     assert figure(None) == "–"
-    assert figure({"mean": 0.5, "deviation": None}) == "0.500"
+    assert figure(over_seeds([0.5])) == "0.500"
+    assert figure(over_seeds([0.4, 0.6, None])) == "0.500 ± 0.141 (n = 2)"
