@@ -102,12 +102,10 @@ def sparse(
         run_grid(plan.runs(work), work, jobs=jobs, say=_say)
     result = summarise(plan, work)
     _require(result["rows"], work)
-    recipe = plan.recipe(0)
-    crops = recipe.crops_phase
+    recipe, start = plan.recipe(0), plan.start(0)
     document = {
-        "scale": _scale(recipe),
+        "scale": {**_scale(recipe), "start": f"{start.name}, {start.phase.epochs} epochs"},
         "patch_share": recipe.patch_share,
-        "crops_epochs": 0 if crops is None else crops.epochs,
         "epochs": recipe.phase.epochs,
         **result,
     }

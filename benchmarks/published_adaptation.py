@@ -181,9 +181,9 @@ def sparse(result: dict[str, Any]) -> str:
     lines = [
         f"bccd and lcm_raabin, three classes, labels of one patch of "
         f"{100 * result['patch_share']:.0f} % of every training picture, tested on whole fields; "
-        f"{scale['model']} at {scale['image_size']} px from {scale['start']}, "
-        f"{result['crops_epochs']} epochs on the patches' crops for all, then {result['epochs']} "
-        f"of the method; {_seeds(len(result['seeds']))}; {_where(result)}.",
+        f"{scale['model']} at {scale['image_size']} px, all from a detector of another microscope "
+        f"(hcm_pbc, every label; {scale['start']}), {result['epochs']} epochs; "
+        f"{_seeds(len(result['seeds']))}; {_where(result)}.",
         "",
         "| method | AP50-95 | AP50 | AP50 above naive | share of the ceiling's AP50 |",
         "|---|---:|---:|---:|---:|",

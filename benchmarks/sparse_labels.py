@@ -15,6 +15,8 @@ from benchmarks.training_grid import GridRun, over_seeds, read_figures
 from train.method_recipe import SparseRecipe, load_sparse_recipe
 
 RECIPE = "sparse-wbc-domains"
+# What all rows begin with.
+START = "sparse-start"
 _LR = {"pseudo_labels": False, "similarity": False}
 _PL = {"similarity": False}
 # Rows of the table: the method, and options that differ from its defaults.
@@ -30,8 +32,6 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "sla-det-calibrated": ("sla-det", {"thresholds": "calibrated"}),
     "full": ("full", {}),
 }
-# Its first phase is the pre-training that all rows begin with.
-_FIRST = "crops+windows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class SparsePlan:
     """Which runs the experiment has.
 
     Attributes:
-        rows: of ``ROWS``; crops+windows is always among the runs.
+        rows: of ``ROWS``.
         seeds: of patches and trainings.
         data_root: of the data.
     """
@@ -49,24 +49,29 @@ class SparsePlan:
     data_root: str
 
     def runs(self, work: Path) -> list[GridRun]:
-        """Crops first: the others begin with their first phase."""
+        """The detectors that the rows begin with, then the rows."""
         found = []
         for seed in self.seeds:
-            recipe = self.recipe(seed)
-            first = run_name(seed, _FIRST)
-            found.append(GridRun(first, "sparse", _arguments(recipe, _FIRST)))
-            start = str(work / first / "phase1" / "weights" / "last.pt")
-            begun = recipe.model_copy(update={"start_from": start})
+            first = run_name(seed, "start")
+            start = {"recipe": self.start(seed).model_dump(mode="json"), "method": "full"}
+            found.append(GridRun(first, "sparse", start))
+            begun = self.recipe(seed).model_copy(
+                update={"start_from": str(work / first / "phase2" / "weights" / "last.pt")}
+            )
             found += [
                 GridRun(run_name(seed, name), "sparse", _arguments(begun, name), after=first)
                 for name in self.rows
-                if name != _FIRST
             ]
         return sorted(found, key=lambda run: run.after is not None)
 
     def recipe(self, seed: int) -> SparseRecipe:
-        """The recipe of one seed's runs."""
+        """The recipe of one seed's rows."""
         recipe = load_sparse_recipe(RECIPE, Path(self.data_root))
+        return recipe.model_copy(update={"seed": seed})
+
+    def start(self, seed: int) -> SparseRecipe:
+        """The recipe of what they begin with."""
+        recipe = load_sparse_recipe(START, Path(self.data_root))
         return recipe.model_copy(update={"seed": seed})
 
 
@@ -89,7 +94,7 @@ def summarise(plan: SparsePlan, work: Path) -> dict[str, Any]:
     ``classes``; ``of_ceiling``, the mean over seeds of AP50 over that of full labels;
     ``above_naive``, of AP50; counts of accepted pseudo-labels per epoch of the first seed.
     """
-    names = [name for name in ROWS if name in plan.rows or name == _FIRST]
+    names = [name for name in ROWS if name in plan.rows]
     table = {
         name: [read_figures(work, run_name(seed, name)) for seed in plan.seeds] for name in names
     }

@@ -152,7 +152,6 @@ def test_sparse_rows_are_compared_with_naive_and_the_ceiling(tmp_path: Path) -> 
         "machine": MACHINE,
         "scale": SCALE,
         "patch_share": 0.2,
-        "crops_epochs": 2,
         "epochs": 3,
         **result,
     }
@@ -161,11 +160,12 @@ def test_sparse_rows_are_compared_with_naive_and_the_ceiling(tmp_path: Path) -> 
     assert "Co-mining" not in text
 
 
-def test_sparse_runs_share_the_crops_phase(tmp_path: Path) -> None:
+def test_sparse_rows_begin_with_the_same_detector(tmp_path: Path) -> None:
     runs = SparsePlan(["naive", "sla-det-lr"], (2,), ".").runs(tmp_path)
-    assert [run.after for run in runs] == [None, "seed2/crops+windows", "seed2/crops+windows"]
+    assert [run.after for run in runs] == [None, "seed2/start", "seed2/start"]
+    assert runs[0].arguments["recipe"]["fields"][0]["path"] == "wbc-domains/hcm_pbc"
     begun = runs[1].arguments["recipe"]["start_from"]
-    assert begun == str(tmp_path / "seed2/crops+windows/phase1/weights/last.pt")
+    assert begun == str(tmp_path / "seed2/start/phase2/weights/last.pt")
     options = runs[2].arguments["recipe"]["options"]["sla-det"]
     assert options == {"pseudo_labels": False, "similarity": False}
 
