@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,14 +16,12 @@ import torch
 import yaml
 
 from edge_runtime.errors import DataError, SettingsError
-from tests.train.attributed_fields import write_data_yaml, write_fields
+from tests.train.method_support import HOW, adapt_recipe, sparse_recipe
 from train import adapt, sparse
 from train.cli import app
 from train.judge_method import judge_method
 from train.method_folder import read_several, target_pictures
 from train.method_recipe import (
-    AdaptRecipe,
-    SparseRecipe,
     load_adapt_recipe,
     load_sparse_recipe,
 )
@@ -34,57 +31,10 @@ from train.step_loss import StepLog, find_row, read_counts
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
-HOW = How(device="cpu", workers=0)
-
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two microscopes, drawn with other cells each."""
-    folder = tmp_path_factory.mktemp("microscopes")
-    for seed, name in enumerate(("expensive", "cheap")):
-        for place, split in enumerate(("train", "val", "test")):
-            write_fields(folder / name, split, 4, size=64, seed=10 * seed + place)
-        write_data_yaml(folder / name)
-        document = yaml.safe_load((folder / name / "data.yaml").read_text())
-        document["nc"] = len(document["names"])
-        (folder / name / "data.yaml").write_text(yaml.safe_dump(document))
-    return folder
-
-
-def adapt_recipe(root: Path, **changes: Any) -> AdaptRecipe:
-    document: dict[str, Any] = {
-        "name": "tiny",
-        "purpose": "a test",
-        "data_root": str(root),
-        "source": {"dataset": "own", "path": "expensive"},
-        "target": {"dataset": "own", "path": "cheap"},
-        "model": "yolo11n.yaml",
-        "image_size": 64,
-        "batch": 4,
-        "hyp": {"warmup_epochs": 0},
-        "source_phase": {"epochs": 1},
-        "adapt_phase": {"epochs": 1},
-    }
-    return AdaptRecipe.model_validate({**document, **changes})
-
-
-def sparse_recipe(root: Path, **changes: Any) -> SparseRecipe:
-    document: dict[str, Any] = {
-        "name": "tiny",
-        "purpose": "a test",
-        "data_root": str(root),
-        "fields": [
-            {"dataset": "own", "path": "expensive"},
-            {"dataset": "own", "path": "cheap"},
-        ],
-        "patch_share": 0.4,
-        "model": "yolo11n.yaml",
-        "image_size": 64,
-        "batch": 4,
-        "hyp": {"warmup_epochs": 0, "mixup": 0},
-        "phase": {"epochs": 1},
-    }
-    return SparseRecipe.model_validate({**document, **changes})
+def root(microscopes: Path) -> Path:
+    return microscopes
 
 
 def weights(file: Path) -> dict[str, torch.Tensor]:

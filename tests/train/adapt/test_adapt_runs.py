@@ -54,7 +54,7 @@ def test_label_files_of_the_target_change_nothing(tmp_path: Path, method: str) -
         counts = read_counts(Path(run.save_dir) / "method")
         assert counts[0].pop("seconds") > 0
         ended.append((weights(run), counts))
-        assert counts[0]["steps"] == 2
+        assert counts[0]["timed_steps"] == 2
         assert counts[0]["target_boxes"] > 0
     (first, first_counts), (second, second_counts) = ended
     assert first_counts == second_counts
