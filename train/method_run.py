@@ -255,16 +255,25 @@ def _as_given(
 def sparse_fields(recipe: SparseRecipe) -> LabelledSet:
     """The fields of a sparse recipe, their training pictures with patches.
 
+    A label whose centre lies outside its picture's patch is left out, whoever wrote it: some
+    methods would learn from it and others not.
+
     Raises:
         DataError: missing or bad data.
     """
-    fields = read_several(recipe.fields, Path(recipe.data_root), recipe.seed)
-    if recipe.patch_share is None:
-        return fields
-    seed = recipe.seed if recipe.patch_seed is None else recipe.patch_seed
-    from train.sparse.draw_patches import draw_patches
+    from train.sparse.draw_patches import draw_patches, with_patch
 
-    return draw_patches(fields, seed=seed, share=recipe.patch_share)
+    fields = read_several(recipe.fields, Path(recipe.data_root), recipe.seed)
+    if recipe.patch_share is not None:
+        seed = recipe.seed if recipe.patch_seed is None else recipe.patch_seed
+        return draw_patches(fields, seed=seed, share=recipe.patch_share)
+    images = (
+        each
+        if each.split != "train" or each.patch_xyxyn is None
+        else with_patch(each, each.patch_xyxyn)
+        for each in fields.images
+    )
+    return fields.with_images(tuple(images))
 
 
 class _Run:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -21,8 +22,9 @@ from tests.train.attributed_fields import CLASSES
 from tests.train.method_support import HOW, adapt_recipe, sparse_recipe, write_checkpoint
 from train import adapt, sparse
 from train.cli import app
+from train.datasets import yolo_set
 from train.method_recipe import AdaptRecipe, SparseRecipe
-from train.method_run import How, train_adapted, train_sparse
+from train.method_run import How, sparse_fields, train_adapted, train_sparse
 from train.phase_run import PhaseRun
 from train.step_loss import StepLog, find_row, read_counts
 
@@ -97,6 +99,23 @@ def test_a_picture_without_a_patch_is_never_taken_as_fully_labelled(
     with pytest.raises(DataError, match=rf"{picture}\.png: no labelled patch.*patches\.csv"):
         train_sparse(recipe, row, tmp_path / "run", HOW)
     assert not (tmp_path / "run").exists()
+
+
+def test_labels_outside_a_patch_are_not_used(microscopes: Path, tmp_path: Path) -> None:
+    folder = copied(microscopes, tmp_path)
+    rows = "".join(f"train,{number}.png,0,0,0.5,1\n" for number in range(4))
+    (folder / "patches.csv").write_text(f"split,image,x1,y1,x2,y2\n{rows}")
+    fields = [{"dataset": "own", "path": "cheap"}]
+    found = sparse_fields(sparse_recipe(tmp_path, patch_share=None, fields=fields))
+    whole = yolo_set.read(folder)
+    for split in ("train", "test"):
+        kept = np.concatenate([each.boxes_xywhn for each in found.of_split(split)])
+        there = np.concatenate([each.boxes_xywhn for each in whole.of_split(split)])
+        inside = there[:, 0] <= 0.5
+        assert 0 < inside.sum() < len(there)
+        assert np.array_equal(kept, there[inside] if split == "train" else there)
+    # Their attributes went with them.
+    assert all(len(each.attributes) == len(each) for each in found.images)
 
 
 @pytest.mark.parametrize("corners", ["0.1,0.1,1.2,0.5", "-0.1,0,0.5,0.5", "0.6,0.1,0.2,0.5"])
