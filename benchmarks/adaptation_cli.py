@@ -45,7 +45,7 @@ def adapt(
     """Adapt from one microscope to another, over seeds, both ways; resumable."""
     from benchmarks.adaptation import CLASS_LISTS, DIRECTIONS, VARIANTS, AdaptationPlan, summarise
     from benchmarks.machine import machine_facts, require_writable, write_result
-    from benchmarks.training_grid import run_grid
+    from benchmarks.training_grid import require_same_recipes, run_grid
     from train import adapt as table
 
     facts = machine_facts(datetime.now(timezone.utc))
@@ -60,6 +60,7 @@ def adapt(
         variants={name: VARIANTS[name] for name in chosen if name in VARIANTS},
     )
     require_writable(out)
+    require_same_recipes(plan.runs(work), work)
     if not gather:
         run_grid(plan.runs(work), work, jobs=jobs, say=_say)
     groups = summarise(plan, work)
@@ -93,11 +94,12 @@ def sparse(
     """Train on fields of which one patch is labelled, every method, over seeds; resumable."""
     from benchmarks.machine import machine_facts, require_writable, write_result
     from benchmarks.sparse_labels import ROWS, SparsePlan, summarise
-    from benchmarks.training_grid import run_grid
+    from benchmarks.training_grid import require_same_recipes, run_grid
 
     facts = machine_facts(datetime.now(timezone.utc))
     plan = SparsePlan(_among(row, ROWS, "--row"), _seeds(seed), str(data))
     require_writable(out)
+    require_same_recipes(plan.runs(work), work)
     if not gather:
         run_grid(plan.runs(work), work, jobs=jobs, say=_say)
     result = summarise(plan, work)
@@ -164,12 +166,13 @@ def site(
     """
     from benchmarks.machine import machine_facts, require_writable, write_result
     from benchmarks.site_curve import SitePlan, draw_curve, summarise
-    from benchmarks.training_grid import run_grid
+    from benchmarks.training_grid import require_same_recipes, run_grid
 
     facts = machine_facts(datetime.now(timezone.utc))
     counts = sorted(set(fields or [10, 25, 50, 100]))
     plan = SitePlan(counts, _seeds(seed), epochs, str(data))
     require_writable(out)
+    require_same_recipes(plan.runs(work), work)
     if not gather:
         run_grid(plan.runs(work), work, jobs=jobs, say=_say)
     result = summarise(plan, work)
@@ -204,7 +207,8 @@ def method_cost(
     result = measure_cost(settings, work, _say)
     write_result(out, "step time of training methods", facts, result)
     for name, row in result["methods"].items():
-        typer.echo(f"{name}: {row['seconds_per_step']:.3f} s a step, {row['ratio']:.2f} x plain")
+        cost = f"{row['seconds_per_step']:.3f} s a step, {row['ratio']:.2f} x {row['beside']}"
+        typer.echo(f"{name}: {cost}")
     typer.echo(f"written to {out}")
 
 

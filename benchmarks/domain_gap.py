@@ -27,6 +27,7 @@ from ultralytics.utils.nms import non_max_suppression
 from benchmarks.training_grid import over_seeds
 from calibration.fields import xywhn_to_xyxy
 from edge_runtime.bundle import InputSpec
+from edge_runtime.errors import DataError
 from edge_runtime.image_file import read_image
 from edge_runtime.preprocess import fit_window, tensor_of
 from edge_runtime.types import UInt8Image
@@ -50,10 +51,13 @@ def measure_gap(run: Path, data_root: Path, say: Callable[[str], None]) -> dict[
         run: its folder.
         data_root: of the data.
         say: told what is measured.
+
+    Raises:
+        DataError: no finished run of adaptation, or missing or bad data.
     """
     recipe, _, checkpoint = open_method_run(run, data_root)
     if not isinstance(recipe, AdaptRecipe):
-        raise TypeError(f"{run}: no run of adaptation")
+        raise DataError(f"{run}: a run of sparse training; give one of adaptation")
     model = load_own_checkpoint(checkpoint)
     source = read_several([recipe.source], data_root, recipe.seed)
     target = read_several([recipe.target], data_root, recipe.seed)

@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import DataError
+from train.run_folder import RECIPE_NAME
 
 FIGURES = "figures.json"
+# Of a recipe: where the data and the checkpoint to begin with lie decides no figure.
+_PLACES = ("data_root", "start_from")
 
 Say = Callable[[str], None]
 
@@ -53,8 +56,10 @@ def run_grid(runs: Sequence[GridRun], work: Path, *, jobs: int, say: Say) -> Non
         say: told of every beginning and end.
 
     Raises:
-        DataError: a training failed; what others have done is kept.
+        DataError: a training failed, or was done with another recipe; what others have done
+            is kept.
     """
+    require_same_recipes(runs, work)
     names = {run.name for run in runs}
     done = {run.name for run in runs if (work / run.name / FIGURES).is_file()}
     waiting = [run for run in runs if run.name not in done]
@@ -80,6 +85,32 @@ def run_grid(runs: Sequence[GridRun], work: Path, *, jobs: int, say: Say) -> Non
                     stopped.set()
                     raise error
                 done.add(run.name)
+
+
+def require_same_recipes(runs: Sequence[GridRun], work: Path) -> None:
+    """Refuses figures of an earlier recipe, which would stand in one table with those of now.
+
+    Raises:
+        DataError: a run's folder was begun with another recipe or method.
+    """
+    for run in runs:
+        file = work / run.name / RECIPE_NAME
+        if "recipe" not in run.arguments or not file.is_file():
+            continue
+        try:
+            begun = json.loads(file.read_text(encoding="utf-8"))
+            then, now = begun["recipe"], run.arguments["recipe"]
+            same = begun["method"] == run.arguments["method"]
+            both = [key for key in then if key in now and key not in _PLACES]
+            differing = [key for key in both if then[key] != now[key]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{file}: damaged; remove its folder") from error
+        if differing or not same:
+            what = ", ".join(differing) or "method"
+            raise DataError(
+                f"{work / run.name}: done with another recipe ({what} differs); remove it, or "
+                "choose another --work"
+            )
 
 
 def _one(run: GridRun, work: Path, threads: int) -> None:

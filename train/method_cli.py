@@ -46,9 +46,8 @@ def _list_methods(table: str) -> None:
 
     for row in adapt.METHODS if table == "adapt" else sparse.METHODS:
         typer.echo(f"{row.name}: {row.title}")
-        options = type(row.options({})).model_fields
-        for name, field in options.items():
-            typer.echo(f"  --set {name}={json.dumps(field.default, default=list)}")
+        for name, value in row.options({}).model_dump(mode="json").items():
+            typer.echo(f"  --set {name}={json.dumps(value)}")
 
 
 def _list_adapt(wanted: bool) -> None:
@@ -146,8 +145,9 @@ def judge_method(
     """Measure a run of adapt or sparse on whole held-back fields, per set and class."""
     from train.evaluate_attridet import require_one_device
     from train.judge_method import judge_method as judge
-    from train.run_folder import storing
+    from train.run_folder import require_new_file, storing
 
+    require_new_file(out)
     figures = judge(run, split.value, data_root=data, device=require_one_device(device))
     with storing(out):
         out.parent.mkdir(parents=True, exist_ok=True)

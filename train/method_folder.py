@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,10 +17,12 @@ import numpy as np
 from calibration.fields import IMAGE_SUFFIXES
 from edge_runtime.errors import DataError, FrameError
 from edge_runtime.image_file import read_image
+from edge_runtime.types import UInt8Image
 from train.attridet_folder import OWN, link_picture, read_fields, write_split
 from train.attridet_recipe import FieldsSpec
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.datasets.patches import PATCH_FILE, write_patches
+from train.datasets.yolo_folders import class_file, class_names
 from train.run_folder import storing
 
 # Marks a folder that was written to its end.
@@ -86,8 +88,40 @@ def target_pictures(spec: FieldsSpec, root: Path, *, seed: int = 0) -> list[Path
     return pictures
 
 
+def all_pictures(spec: FieldsSpec, root: Path, *, seed: int = 0) -> list[Path]:
+    """The pictures of a target's every split; of a folder of one's own no label is opened."""
+    if spec.dataset != OWN:
+        return [each.image for each in read_fields(spec, root, seed=seed).images]
+    folder = root / spec.path
+    place = folder / "images"
+    files = place.rglob("*") if place.is_dir() else folder.iterdir()
+    return sorted(p for p in files if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def require_alike(source: LabelledSet, spec: FieldsSpec, root: Path) -> None:
+    """Refuses a target whose own list of classes, where it has one, is not the source's.
+
+    No label is opened for it. Nothing would be learnt wrongly, but nothing could be judged.
+
+    Raises:
+        DataError: the lists differ.
+    """
+    file = class_file(root / spec.path) if spec.dataset == OWN else None
+    names = None if file is None or spec.classes is not None else class_names(file)
+    if names and tuple(names) != source.classes:
+        raise DataError(
+            f"{file}: classes {', '.join(names)}; the source has {', '.join(source.classes)}; "
+            "give both the same `classes`"
+        )
+
+
 def require_apart(source: LabelledSet, pictures: Sequence[Path], target: FieldsSpec) -> None:
     """Refuses pictures that are in both, by content.
+
+    Args:
+        source: every split of it.
+        pictures: of the target, also those that it is judged on.
+        target: for the error's line.
 
     Raises:
         DataError: one is.
@@ -112,14 +146,29 @@ def _digest(file: Path) -> str:
 def mean_colour(images: Sequence[LabelledImage]) -> tuple[float, float, float]:
     """Mean RGB in 0..1 over pictures spread evenly through a set."""
     chosen = images[:: max(len(images) // _FOR_THE_MEAN, 1)]
-    means = []
-    for each in chosen:
-        try:
-            means.append(read_image(each.image).reshape(-1, 3).mean(axis=0) / 255)
-        except FrameError as error:
-            raise DataError(f"{each.image}: {error}; copy the data again") from error
+    means = [_pixels(each.image).reshape(-1, 3).mean(axis=0) / 255 for each in chosen]
     red, green, blue = np.mean(means, axis=0).tolist()
     return (red, green, blue)
+
+
+def _pixels(picture: Path) -> UInt8Image:
+    try:
+        return read_image(picture)
+    except FrameError as error:
+        raise DataError(f"{picture}: {error}; copy the data again, or remove it") from error
+
+
+def require_readable(pictures: Iterable[Path]) -> None:
+    """Reads every picture once.
+
+    Of a truncated one ultralytics makes grey filling or leaves it out, and of what is no
+    picture it makes an exception in the middle of an epoch.
+
+    Raises:
+        DataError: one cannot be used.
+    """
+    for picture in pictures:
+        _pixels(picture)
 
 
 def write_labelled(fields: LabelledSet, folder: Path) -> None:

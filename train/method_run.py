@@ -25,11 +25,15 @@ from train.attridet_folder import attribute_section, read_fields
 from train.attridet_recipe import Phase
 from train.datasets.labelled import LabelledSet
 from train.datasets.patches import PATCH_FILE, write_patches
+from train.evaluate_attridet import require_classes
 from train.method_folder import (
     WRITTEN,
+    all_pictures,
     mean_colour,
     read_several,
+    require_alike,
     require_apart,
+    require_readable,
     target_pictures,
     write_labelled,
     write_pictures,
@@ -37,7 +41,7 @@ from train.method_folder import (
 from train.method_recipe import AdaptRecipe, MethodRecipe, SparseRecipe
 from train.own_checkpoint import load_own_checkpoint
 from train.phase_run import PhaseRun, check_start, phase_arguments
-from train.run_folder import RECORD_NAME, claim_run, storing
+from train.run_folder import RECIPE_NAME, RECORD_NAME, claim_run, storing
 from train.step_loss import MethodRow, find_row
 
 Say = Callable[[str], None]
@@ -92,40 +96,61 @@ def train_adapted(
     """
     row = find_row(adapt.METHODS, method)
     options = recipe.options.get(method, {})
-    row.options(options)
+    checked = row.options(options)
     run = _Run(recipe, row, options, "adapt", out, how)
     root = Path(recipe.data_root)
     source = read_fields(recipe.source, root, seed=recipe.seed)
     pictures = target_pictures(recipe.target, root, seed=recipe.seed)
-    require_apart(source, pictures, recipe.target)
+    require_alike(source, recipe.target, root)
+    require_apart(source, all_pictures(recipe.target, root, seed=recipe.seed), recipe.target)
+    checked.require_fit(source.classes)
     start = recipe.start_from
     if source_checkpoint is not None:
-        load_own_checkpoint(source_checkpoint)
+        check_start(recipe.model, str(source_checkpoint))
+        require_classes(load_own_checkpoint(source_checkpoint), source, source_checkpoint)
         start = str(source_checkpoint)
-    run.claim(source_checkpoint)
+    last = out / "phase2" / "weights" / "last.pt"
+    if run.claim(source_checkpoint):
+        return last
     plan = [("phase2", recipe.adapt_phase, row)]
     if source_checkpoint is None:
         plan.insert(0, ("phase1", recipe.source_phase, adapt.METHODS[0]))
-    for name, phase, used in plan:
-        folder = out / "data" / used.learns_from
-        if not (folder / WRITTEN).is_file():
+    extra: dict[str, Any] = {}
+    if row.wants_target and not run.is_done("phase2"):
+        require_readable(pictures)
+        extra["target"] = str(write_pictures(pictures, out / "data" / "pictures"))
+    # All of it before the first phase: bad data of the second must not cost its hours.
+    for _, _, used in plan:
+        if not (out / "data" / used.learns_from / WRITTEN).is_file():
             labelled = source
             if used.learns_from == "target":
-                labelled = read_fields(recipe.target, root, seed=recipe.seed)
-                if labelled.classes != source.classes:
-                    raise DataError(
-                        f"{labelled.root}: classes {', '.join(labelled.classes)}; the source "
-                        f"has {', '.join(source.classes)}"
-                    )
-            write_labelled(labelled, folder)
-        extra: dict[str, Any] = {}
-        if used.wants_target:
-            extra["target"] = str(write_pictures(pictures, out / "data" / "pictures"))
-        if used.module is not None:
-            extra["source_mean"] = mean_colour(source.of_split("train"))
-        run.phase(name, phase, used, folder, source, start=start, extra=extra)
+                labelled = _labelled_target(recipe, source)
+            _require_readable(labelled)
+            write_labelled(labelled, out / "data" / used.learns_from)
+    if row.module is not None:
+        extra["source_mean"] = mean_colour(source.of_split("train"))
+    for name, phase, used in plan:
+        folder = out / "data" / used.learns_from
+        more = extra if used is row else {}
+        run.phase(name, phase, used, folder, source, start=start, extra=more)
         start = str(out / name / "weights" / "last.pt")
-    return run.finish(out / "phase2" / "weights" / "last.pt", source, source_checkpoint)
+    return run.finish(last, source, source_checkpoint)
+
+
+def _labelled_target(recipe: AdaptRecipe, source: LabelledSet) -> LabelledSet:
+    """The target with its labels, for the oracle."""
+    labelled = read_fields(recipe.target, Path(recipe.data_root), seed=recipe.seed)
+    if labelled.classes != source.classes:
+        raise DataError(
+            f"{labelled.root}: classes {', '.join(labelled.classes)}; the source "
+            f"has {', '.join(source.classes)}"
+        )
+    return labelled
+
+
+def _require_readable(fields: LabelledSet) -> None:
+    """See ``require_readable``; of the pictures that training opens."""
+    require_readable(each.image for each in fields.images if each.split in ("train", "val"))
 
 
 def train_sparse(
@@ -154,14 +179,20 @@ def train_sparse(
     """
     row = find_row(sparse.METHODS, method)
     options = recipe.options.get(method, {})
-    row.options(options)
+    checked = row.options(options)
     run = _Run(recipe, row, options, "sparse", out, how)
     fields = sparse_fields(recipe)
-    if row.every_label and recipe.patch_share is None:
-        raise SettingsError(
-            f"method {method}: needs every label, and {fields.root} has those in patches only"
-        )
-    run.claim(None)
+    if recipe.patch_share is None:
+        if row.every_label:
+            raise SettingsError(
+                f"method {method}: needs every label, and {fields.root} has those in patches "
+                "only; fully labelled fields want a patch_share in the recipe"
+            )
+        require_patches(fields)
+    checked.require_fit(fields.classes)
+    last = out / "phase2" / "weights" / "last.pt"
+    if run.claim(None):
+        return last
     with storing(out):
         (out / "data").mkdir(exist_ok=True)
         # Of the pictures as they were read; judging through windows wants their size.
@@ -170,14 +201,38 @@ def train_sparse(
     plan = [("phase2", recipe.phase, row)]
     if recipe.crops_phase is not None and start is None:
         plan.insert(0, ("phase1", recipe.crops_phase, find_row(sparse.METHODS, "crops")))
+    # All of it before the first phase, as in adaptation.
+    if not all((_given_folder(out, used) / WRITTEN).is_file() for _, _, used in plan):
+        _require_readable(fields)
+    for _, _, used in plan:
+        if not (_given_folder(out, used) / WRITTEN).is_file():
+            given = _as_given(recipe, used, fields, out / "data")
+            write_labelled(given, _given_folder(out, used))
     for name, phase, used in plan:
-        folder = out / "data" / ("full" if used.every_label else used.pictures)
-        if not (folder / WRITTEN).is_file():
-            write_labelled(_as_given(recipe, used, fields, out / "data"), folder)
+        folder = _given_folder(out, used)
         extra = {"patches": str(folder / PATCH_FILE)} if used.wants_patches else {}
         run.phase(name, phase, used, folder, fields, start=start, extra=extra)
         start = str(out / name / "weights" / "last.pt")
-    return run.finish(out / "phase2" / "weights" / "last.pt", fields, None)
+    return run.finish(last, fields, None)
+
+
+def require_patches(fields: LabelledSet) -> None:
+    """Refuses a training picture of which nobody says what part is labelled.
+
+    Raises:
+        DataError: there is one; taken as fully labelled it would teach that its unlabelled
+            cells are background.
+    """
+    for each in fields.of_split("train"):
+        if each.patch_xyxyn is None:
+            raise DataError(
+                f"{each.image}: no labelled patch is known of it; give it a row in "
+                f"{fields.root / PATCH_FILE}, or draw patches with patch_share in the recipe"
+            )
+
+
+def _given_folder(out: Path, row: MethodRow) -> Path:
+    return out / "data" / ("full" if row.every_label else row.pictures)
 
 
 def _as_given(
@@ -200,16 +255,25 @@ def _as_given(
 def sparse_fields(recipe: SparseRecipe) -> LabelledSet:
     """The fields of a sparse recipe, their training pictures with patches.
 
+    A label whose centre lies outside its picture's patch is left out, whoever wrote it: some
+    methods would learn from it and others not.
+
     Raises:
         DataError: missing or bad data.
     """
-    fields = read_several(recipe.fields, Path(recipe.data_root), recipe.seed)
-    if recipe.patch_share is None:
-        return fields
-    seed = recipe.seed if recipe.patch_seed is None else recipe.patch_seed
-    from train.sparse.draw_patches import draw_patches
+    from train.sparse.draw_patches import draw_patches, with_patch
 
-    return draw_patches(fields, seed=seed, share=recipe.patch_share)
+    fields = read_several(recipe.fields, Path(recipe.data_root), recipe.seed)
+    if recipe.patch_share is not None:
+        seed = recipe.seed if recipe.patch_seed is None else recipe.patch_seed
+        return draw_patches(fields, seed=seed, share=recipe.patch_share)
+    images = (
+        each
+        if each.split != "train" or each.patch_xyxyn is None
+        else with_patch(each, each.patch_xyxyn)
+        for each in fields.images
+    )
+    return fields.with_images(tuple(images))
 
 
 class _Run:
@@ -234,14 +298,36 @@ class _Run:
         self._started = how.now()
         check_start(recipe.model, recipe.start_from)
 
-    def claim(self, source_checkpoint: Path | None) -> None:
-        """Makes the folder this recipe's and method's."""
+    def claim(self, source_checkpoint: Path | None) -> bool:
+        """Makes the folder this recipe's and method's; whether all of it is done already."""
+        out, how = self._out, self._how
         identity = {
             "recipe": self._recipe.model_dump(mode="json"),
             "method": self._row.name,
             "source": None if source_checkpoint is None else digest_files([source_checkpoint]),
         }
-        claim_run(self._out, json.dumps(identity, sort_keys=True), resume=self._how.resume)
+        if not how.resume and (out / "data").exists() and not (out / RECIPE_NAME).is_file():
+            raise SettingsError(
+                f"{out / 'data'}: is there already, and of no run; choose another --out"
+            )
+        claim_run(out, json.dumps(identity, sort_keys=True), resume=how.resume)
+        if not how.resume:
+            # Of a run that was stopped before its first epoch, perhaps of another recipe.
+            with storing(out):
+                shutil.rmtree(out / "data", ignore_errors=True)
+            return False
+        done = (out / RECORD_NAME).is_file() and self.is_done("phase2")
+        if done:
+            how.say(f"{out}: finished already")
+        return done
+
+    def is_done(self, name: str) -> bool:
+        """Whether a phase was trained to its end by the run that is resumed."""
+        return self._how.resume and self._phase_run(name).finished
+
+    def _phase_run(self, name: str) -> PhaseRun:
+        channels_last = self._recipe.channels_last
+        return PhaseRun(self._out, name, self._device, self._how.workers, THREADS, channels_last)
 
     def phase(
         self,
@@ -256,13 +342,14 @@ class _Run:
     ) -> None:
         """Trains one phase, unless it is done."""
         recipe, how = self._recipe, self._how
-        run = PhaseRun(self._out, name, self._device, how.workers, THREADS, recipe.channels_last)
-        if how.resume and run.finished:
+        run = self._phase_run(name)
+        if self.is_done(name):
             return
         how.say(f"{name}: {row.title}, {phase.epochs} epochs")
         data_yaml = run.beside("data.yaml")
         document = self._document(row, phase, folder, fields, extra)
-        data_yaml.write_text(yaml.safe_dump(document, sort_keys=False))
+        with storing(self._out):
+            data_yaml.write_text(yaml.safe_dump(document, sort_keys=False))
         arguments = phase_arguments(
             recipe,
             recipe.hyperparameters(phase),

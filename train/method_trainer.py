@@ -16,15 +16,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ultralytics.data import build_dataloader
 from ultralytics.data.dataset import YOLODataset
-from ultralytics.data.utils import get_split_fraction
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import RANK, colorstr
+from ultralytics.utils import RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from edge_runtime.errors import SettingsError
 from train import adapt, sparse
 from train.attributed_dataset import AttributedDataset
+from train.dataset_arguments import dataset_arguments
 from train.datasets.patches import read_patches
 from train.models.attridet import AttriDetSettings, AttriDetTrainer
 from train.patched_dataset import PatchedAttributedDataset, PatchedDataset
@@ -213,32 +213,6 @@ def _close_epoch(trainer: Any) -> None:
     trainer._log.close_epoch(trainer.epoch)
 
 
-def dataset_arguments(trainer: Any, img_path: str, mode: str, batch: int | None) -> dict[str, Any]:
-    """What ultralytics' trainer tells its own data set, for those made here."""
-    training = mode == "train"
-    detector: Any = unwrap_model(trainer.model)
-    return {
-        "img_path": img_path,
-        "imgsz": trainer.args.imgsz,
-        "batch_size": batch,
-        "augment": training,
-        "hyp": trainer.args,
-        "rect": trainer.args.rect or not training,
-        "cache": trainer.args.cache or None,
-        "single_cls": trainer.args.single_cls or False,
-        "stride": max(int(detector.stride.max()), 32),
-        # Ultralytics' own margin for validation pictures.
-        "pad": 0.0 if training else 0.5,
-        "prefix": colorstr(f"{mode}: "),
-        "task": "detect",
-        "classes": trainer.args.classes,
-        "data": trainer.data,
-        "fraction": get_split_fraction(
-            trainer.args.fraction, "train" if training else trainer.args.split
-        ),
-    }
-
-
 class MethodTrainer(_MethodSteps):
     """A plain detector under a method."""
 
@@ -293,5 +267,4 @@ __all__ = [
     "MethodSettings",
     "MethodTrainer",
     "UnlabelledDataset",
-    "dataset_arguments",
 ]

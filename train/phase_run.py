@@ -5,13 +5,16 @@ Owns what every such phase is told. Does not own recipes nor the order of phases
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edge_runtime.errors import SettingsError
+from edge_runtime.errors import DataError, SettingsError, StoreError
 from train.attridet_recipe import Hyperparameters
 from train.own_checkpoint import load_own_checkpoint, require_same_architecture
+from train.run_folder import storing
 
 
 class Scale(Protocol):
@@ -101,6 +104,8 @@ class PhaseRun:
             resume: take up an interrupted run.
         """
         if resume and self.last.is_file():
+            # A disk that was full leaves half a file, of which ultralytics makes a traceback.
+            load_own_checkpoint(self.last)
             arguments = {"resume": str(self.last)}
         else:
             arguments = {
@@ -113,8 +118,41 @@ class PhaseRun:
         # A multi-GPU run sends its callbacks to other processes: none there.
         if "," not in self.device:
             trainer.add_callback("on_pretrain_routine_end", self._tune)
-        trainer.train()
-        self._done.write_text("")
+        with self._in_one_line(arguments.get("batch")):
+            trainer.train()
+            self._done.write_text("")
+
+    @contextmanager
+    def _in_one_line(self, batch: int | None) -> Iterator[None]:
+        """Turns what a user can cause in the middle of a training into one line.
+
+        Raises:
+            DataError: files that went away.
+            StoreError: a full disk.
+            SettingsError: the device's memory is too small.
+        """
+        import torch
+
+        place = self.out / self.name
+        kept = "finished epochs are kept, go on with --resume"
+        try:
+            with storing(place):
+                try:
+                    yield
+                except FileNotFoundError as error:
+                    raise DataError(
+                        f"{place}: a file went away while it was trained: {error}; put it back"
+                    ) from error
+        except DataError as error:
+            raise DataError(f"{error}; {kept}") from error
+        except StoreError as error:
+            raise StoreError(f"{error}; {kept}") from error
+        except torch.OutOfMemoryError as error:
+            size = "" if batch is None else f" {batch}"
+            raise SettingsError(
+                f"{place}: device {self.device} has too little memory for batch{size}; "
+                "take a smaller batch or image_size in the recipe"
+            ) from error
 
     def _tune(self, running: Any) -> None:
         # Ultralytics leaves one core idle for loading data, and on a processor loads
@@ -177,14 +215,15 @@ def check_start(model: str, start_from: str | None) -> None:
     """
     from ultralytics.nn.tasks import DetectionModel, yaml_model_load
 
+    wanted: Any = None
     if model.endswith(".pt"):
-        load_own_checkpoint(Path(model))
-        return
-    try:
-        document = yaml_model_load(model)
-    except (FileNotFoundError, OSError, ValueError, AttributeError) as error:
-        raise SettingsError(f"model {model!r}: ultralytics has no such model") from error
+        wanted = load_own_checkpoint(Path(model))
+    else:
+        try:
+            document = yaml_model_load(model)
+        except (FileNotFoundError, OSError, ValueError, AttributeError) as error:
+            raise SettingsError(f"model {model!r}: ultralytics has no such model") from error
     if start_from is not None:
         own = load_own_checkpoint(Path(start_from))
-        plain = DetectionModel(document, verbose=False)
-        require_same_architecture(own, plain, Path(start_from), model)
+        wanted = wanted or DetectionModel(document, verbose=False)
+        require_same_architecture(own, wanted, Path(start_from), model)

@@ -59,7 +59,9 @@ def claim_run(out: Path, identity: str, *, resume: bool) -> None:
         if not file.is_file():
             raise DataError(f"{out}: no run to resume; start without --resume")
         if file.read_text() != identity:
-            raise SettingsError(f"{out}: begun with another recipe; choose another folder")
+            raise SettingsError(
+                f"{out}: begun with another recipe or method; choose another folder"
+            )
         return
     if any((out / name).is_file() for name in (RECORD_NAME, LAST)):
         raise SettingsError(f"{out}: holds a finished run already; choose another --out")
@@ -86,6 +88,19 @@ def make_folder(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise StoreError(f"{out}: may not be written; change --out")
+
+
+def require_new_file(file: Path) -> None:
+    """Refuses a result file that could not be written, before the work that it comes from.
+
+    Raises:
+        StoreError: it is a folder, or cannot be written.
+    """
+    if file.is_dir():
+        raise StoreError(f"{file}: is a folder; give --out a file in it")
+    make_folder(file.parent)
+    if file.exists() and not os.access(file, os.W_OK):
+        raise StoreError(f"{file}: may not be written; change --out")
 
 
 def read_last(out: Path, keys: tuple[str, ...]) -> dict[str, Any]:

@@ -57,6 +57,15 @@ class MethodOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def require_fit(self, classes: tuple[str, ...]) -> None:
+        """Refuses options that name what a detector of these classes does not have.
+
+        Asked before anything is trained; a method whose options name classes says more.
+
+        Raises:
+            SettingsError: they do.
+        """
+
 
 @dataclass
 class StepLog:
@@ -101,11 +110,16 @@ class StepLog:
 
 
 def read_counts(folder: Path) -> list[dict[str, float]]:
-    """What ``StepLog`` wrote, one entry per epoch; empty where nothing was."""
+    """What ``StepLog`` wrote, one entry per epoch; empty where nothing was.
+
+    An epoch that was counted, but interrupted before its checkpoint, is there twice: the later
+    one is what the training went on from.
+    """
     file = folder / "counts.jsonl"
     if not file.is_file():
         return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return list({line["epoch"]: line for line in lines}.values())
 
 
 @dataclass(frozen=True)
@@ -199,10 +213,11 @@ class MethodRow:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
+            # A rule about several options together has no place of its own.
+            option = f"option {where}" if where else "options"
+            why = first["msg"].removeprefix("Value error, ")
             known = ", ".join(kind.model_fields) or "none"
-            raise SettingsError(
-                f"method {self.name}, option {where}: {first['msg']}; options: {known}"
-            ) from error
+            raise SettingsError(f"method {self.name}, {option}: {why}; options: {known}") from error
 
     def build(self, context: StepContext, given: Mapping[str, Any]) -> StepLoss | None:
         """The criterion, or None for ultralytics' own.

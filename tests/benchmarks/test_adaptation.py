@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("ultralytics")
 
-from benchmarks import training_grid
+from benchmarks import method_cost, training_grid
 from benchmarks.adaptation import AdaptationPlan
 from benchmarks.adaptation import run_name as adapt_name
 from benchmarks.adaptation import summarise as summarise_adaptation
@@ -35,6 +35,52 @@ SCALE = {"model": "a.yaml", "image_size": 64, "batch": 8, "start": "random weigh
 def detection(ap: float) -> dict[str, Any]:
     row = {"name": "WBC", "cells": 5, "ap": ap, "ap50": ap + 0.1}
     return {"detection": {"ap": ap, "ap50": ap + 0.1, "classes": [row]}, "attributes": {}}
+
+
+@pytest.mark.parametrize(("key", "value"), [("image_size", 96), ("batch", 4), ("seed", 7)])
+def test_figures_of_another_recipe_are_no_part_of_a_table(
+    tmp_path: Path, key: str, value: int
+) -> None:
+    plan = SparsePlan(["naive"], [0], "data")
+    runs = plan.runs(tmp_path)
+    for run in runs:
+        folder = tmp_path / run.name
+        folder.mkdir(parents=True)
+        # Elsewhere, and of a version that knew no such key.
+        recipe = {**run.arguments["recipe"], "data_root": "/elsewhere"}
+        del recipe["channels_last"]
+        begun = {"recipe": recipe, "method": run.arguments["method"], "source": None}
+        (folder / "recipe.json").write_text(json.dumps(begun))
+        (folder / "figures.json").write_text("{}")
+    said: list[str] = []
+    run_grid(runs, tmp_path, jobs=1, say=said.append)
+    assert said == ["2 of 2 runs are there already"]
+    file = tmp_path / runs[1].name / "recipe.json"
+    document = json.loads(file.read_text())
+    document["recipe"][key] = value
+    file.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=rf"naive: done with another recipe \({key} differs\)"):
+        run_grid(runs, tmp_path, jobs=1, say=said.append)
+
+
+def test_steps_are_compared_with_the_plain_step_of_their_own_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"source-only": 1.0, "confmix": 3.0, "naive": 2.0, "sla-det": 3.0}
+    monkeypatch.setattr(
+        method_cost, "_seconds_per_step", lambda settings, name, work: seconds.get(name, 4.0)
+    )
+    settings = method_cost.CostSettings(tmp_path / "c.pt", "data", 16, 2)
+    result = method_cost.measure_cost(settings, tmp_path, lambda line: None)
+    rows = result["methods"]
+    assert {name: rows[name]["ratio"] for name in seconds} == {
+        "source-only": 1.0,
+        "confmix": 3.0,
+        "naive": 1.0,
+        "sla-det": 1.5,
+    }
+    table = TABLES["method_cost"]({**result, "machine": MACHINE})
+    assert "| sla-det | 3.000 | naive | 1.50 |" in table
 
 
 def store(work: Path, name: str, figures: dict[str, Any]) -> None:

@@ -68,3 +68,11 @@ def tiny_recipe(data_root: Path) -> Recipe:
     return recipe.model_copy(
         update={"data_root": str(data_root), "compose": compose, "train": train}
     )
+
+
+@pytest.fixture(scope="session")
+def microscopes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two microscopes, drawn with other cells each; tests may add folders, not change these."""
+    from tests.train.method_support import write_microscopes
+
+    return write_microscopes(tmp_path_factory.mktemp("microscopes"))

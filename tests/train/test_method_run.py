@@ -17,74 +17,26 @@ import torch
 import yaml
 
 from edge_runtime.errors import DataError, SettingsError
-from tests.train.attributed_fields import write_data_yaml, write_fields
+from tests.train.method_support import HOW, adapt_recipe, sparse_recipe
 from train import adapt, sparse
 from train.cli import app
 from train.judge_method import judge_method
 from train.method_folder import read_several, target_pictures
 from train.method_recipe import (
-    AdaptRecipe,
-    SparseRecipe,
     load_adapt_recipe,
     load_sparse_recipe,
 )
 from train.method_run import How, train_adapted, train_sparse
 from train.own_checkpoint import load_own_checkpoint
+from train.phase_run import PhaseRun
 from train.step_loss import StepLog, find_row, read_counts
 
 pytestmark = [pytest.mark.train, pytest.mark.filterwarnings("ignore")]
 
-HOW = How(device="cpu", workers=0)
-
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two microscopes, drawn with other cells each."""
-    folder = tmp_path_factory.mktemp("microscopes")
-    for seed, name in enumerate(("expensive", "cheap")):
-        for place, split in enumerate(("train", "val", "test")):
-            write_fields(folder / name, split, 4, size=64, seed=10 * seed + place)
-        write_data_yaml(folder / name)
-        document = yaml.safe_load((folder / name / "data.yaml").read_text())
-        document["nc"] = len(document["names"])
-        (folder / name / "data.yaml").write_text(yaml.safe_dump(document))
-    return folder
-
-
-def adapt_recipe(root: Path, **changes: Any) -> AdaptRecipe:
-    document: dict[str, Any] = {
-        "name": "tiny",
-        "purpose": "a test",
-        "data_root": str(root),
-        "source": {"dataset": "own", "path": "expensive"},
-        "target": {"dataset": "own", "path": "cheap"},
-        "model": "yolo11n.yaml",
-        "image_size": 64,
-        "batch": 4,
-        "hyp": {"warmup_epochs": 0},
-        "source_phase": {"epochs": 1},
-        "adapt_phase": {"epochs": 1},
-    }
-    return AdaptRecipe.model_validate({**document, **changes})
-
-
-def sparse_recipe(root: Path, **changes: Any) -> SparseRecipe:
-    document: dict[str, Any] = {
-        "name": "tiny",
-        "purpose": "a test",
-        "data_root": str(root),
-        "fields": [
-            {"dataset": "own", "path": "expensive"},
-            {"dataset": "own", "path": "cheap"},
-        ],
-        "patch_share": 0.4,
-        "model": "yolo11n.yaml",
-        "image_size": 64,
-        "batch": 4,
-        "hyp": {"warmup_epochs": 0, "mixup": 0},
-        "phase": {"epochs": 1},
-    }
-    return SparseRecipe.model_validate({**document, **changes})
+def root(microscopes: Path) -> Path:
+    return microscopes
 
 
 def weights(file: Path) -> dict[str, torch.Tensor]:
@@ -224,7 +176,23 @@ def test_naive_keeps_only_labels_of_the_patch(root: Path, tmp_path: Path) -> Non
     assert set(figures["fields"]) == {"expensive", "cheap", "all"}
 
 
-def test_full_has_every_label(root: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def phases(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """Name and arguments of each phase, which leaves a file and trains nothing."""
+    told: list[tuple[str, dict[str, Any]]] = []
+
+    def train(run: PhaseRun, kind: Any, arguments: dict[str, Any], *, resume: bool) -> None:
+        told.append((run.name, arguments))
+        run.weights.mkdir(parents=True)
+        run.last.write_text(run.name)
+
+    monkeypatch.setattr(PhaseRun, "train", train)
+    return told
+
+
+def test_full_has_every_label(
+    root: Path, tmp_path: Path, phases: list[tuple[str, dict[str, Any]]]
+) -> None:
     recipe = sparse_recipe(root)
     out = tmp_path / "full"
     train_sparse(recipe, "full", out, HOW)
@@ -232,16 +200,25 @@ def test_full_has_every_label(root: Path, tmp_path: Path) -> None:
     rows = [line for file in folder.iterdir() for line in file.read_text().splitlines()]
     whole = read_several(recipe.fields, root, 0)
     assert len(rows) == sum(len(each) for each in whole.of_split("train"))
+    ((name, arguments),) = phases
+    data = yaml.safe_load(Path(arguments["data"]).read_text())
+    assert (name, data["path"]) == ("phase2", str(out / "data" / "full"))
 
 
-def test_crops_come_first_where_the_recipe_says_so(root: Path, tmp_path: Path) -> None:
+def test_crops_come_first_where_the_recipe_says_so(
+    root: Path, tmp_path: Path, phases: list[tuple[str, dict[str, Any]]]
+) -> None:
     recipe = sparse_recipe(root, crops_phase={"epochs": 1})
     said: list[str] = []
     out = tmp_path / "masked"
-    train_sparse(recipe, "masked", out, How(device="cpu", workers=0, say=said.append))
+    last = train_sparse(recipe, "masked", out, How(device="cpu", workers=0, say=said.append))
     assert [line.split(":")[0] for line in said] == ["phase1", "phase2"]
-    assert (out / "data" / "crops").is_dir()
-    assert (out / "data" / "masked").is_dir()
+    (_, first), (_, second) = phases
+    folders = [yaml.safe_load(Path(each["data"]).read_text())["path"] for each in (first, second)]
+    assert folders == [str(out / "data" / name) for name in ("crops", "masked")]
+    assert first["pretrained"] is False
+    assert second["pretrained"] == str(out / "phase1" / "weights" / "last.pt")
+    assert last == out / "phase2" / "weights" / "last.pt"
 
 
 def test_full_is_refused_where_labels_are_in_patches_only(root: Path, tmp_path: Path) -> None:

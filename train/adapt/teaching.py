@@ -48,6 +48,10 @@ class TeachingOptions(MethodOptions):
     bn_target: bool = True
     weight: float = Field(default=1.0, ge=0)
 
+    def require_fit(self, classes: tuple[str, ...]) -> None:
+        """Refuses thresholds of classes that the detector has not; see ``thresholds``."""
+        self.thresholds(classes)
+
     def thresholds(self, classes: tuple[str, ...]) -> Tensor:
         """One threshold per class, float32.
 

@@ -17,17 +17,16 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
-from ultralytics.data.utils import get_split_fraction
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import RANK, colorstr
+from ultralytics.utils import RANK
 from ultralytics.utils.ops import xywh2xyxy
-from ultralytics.utils.torch_utils import unwrap_model
 
 from edge_runtime.attributes import MISSING, AttributeSchema
 from edge_runtime.errors import SettingsError
 from train.attribute_files import DATA_KEY
 from train.attributed_dataset import AttributedDataset
+from train.dataset_arguments import dataset_arguments
 from train.losses import AsymmetricLoss
 from train.models.attribute_head import (
     AttriHead,
@@ -243,28 +242,7 @@ class AttriDetTrainer(DetectionTrainer):
         self, img_path: str, mode: str = "train", batch: int | None = None
     ) -> AttributedDataset:
         """Fields with attributes, for training with augmentations, for validation without."""
-        training = mode == "train"
-        network: Any = self.model
-        detector: Any = unwrap_model(network)
-        stride = max(int(detector.stride.max()), 32)
         return AttributedDataset(
             schema=AttriDetSettings.from_data(self.data).attributes,
-            img_path=img_path,
-            imgsz=self.args.imgsz,
-            batch_size=batch,
-            augment=training,
-            hyp=self.args,
-            rect=self.args.rect or not training,
-            cache=self.args.cache or None,
-            single_cls=self.args.single_cls or False,
-            stride=stride,
-            # Ultralytics' own margin for validation pictures.
-            pad=0.0 if training else 0.5,
-            prefix=colorstr(f"{mode}: "),
-            task="detect",
-            classes=self.args.classes,
-            data=self.data,
-            fraction=get_split_fraction(
-                self.args.fraction, "train" if training else self.args.split
-            ),
+            **dataset_arguments(self, img_path, mode, batch),
         )

@@ -29,7 +29,7 @@ from train.sparse.pseudo_labels import Candidates, SmallestCell, judge, pseudo_l
 from train.sparse.schedule import TRIPLET_SHARE, TRIPLET_SHARE_WITH_ATTRIBUTES, Schedule
 from train.sparse.similarity import Sign, cell_features, same_cell, triplet_loss
 from train.sparse.thresholds import Thresholds
-from train.step_loss import MethodOptions, StepContext
+from train.step_loss import MethodOptions, StepContext, read_counts
 
 LOSS_NAMES = ("box_loss", "cls_loss", "dfl_loss", "pseudo_loss", "triplet_loss")
 
@@ -146,6 +146,11 @@ class SlaDetLoss:
         return losses * len(batch["img"]), items
 
     def _begin_epoch(self, epoch: int) -> None:
+        if epoch > 0 and self._epoch < 0 and self._options.thresholds == "calibrated":
+            # An interrupted training goes on. No checkpoint holds the thresholds, but the log.
+            folder = self._context.log.folder
+            counts = [] if folder is None else read_counts(folder)
+            self.thresholds.take_up([each for each in counts if each["epoch"] < epoch])
         self._epoch = epoch
         self.thresholds.begin_epoch(epoch)
         # Sums over an epoch, so a value that is to be read as itself is added once.

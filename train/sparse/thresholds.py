@@ -10,6 +10,7 @@ everywhere: a share of predictions that is right, measured where labels are know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -93,6 +94,17 @@ class Thresholds:
     collect_from: float = 0.1
     _scores: list[Float32Array] = field(default_factory=list)
     _right: list[np.ndarray] = field(default_factory=list)
+
+    def take_up(self, counts: Sequence[dict[str, float]]) -> None:
+        """Goes on with the thresholds of an interrupted training.
+
+        Args:
+            counts: one entry per epoch, with ``t0`` and ``t1`` where SLA-Det wrote it.
+        """
+        for each in reversed(counts):
+            if "t0" in each and "t1" in each:
+                self.t0, self.t1 = each["t0"], each["t1"]
+                return
 
     def collects(self, epoch: int) -> bool:
         """Whether this epoch's predictions count: those right before a calibration.

@@ -54,7 +54,7 @@ def test_label_files_of_the_target_change_nothing(tmp_path: Path, method: str) -
         counts = read_counts(Path(run.save_dir) / "method")
         assert counts[0].pop("seconds") > 0
         ended.append((weights(run), counts))
-        assert counts[0]["steps"] == 2
+        assert counts[0]["timed_steps"] == 2
         assert counts[0]["target_boxes"] > 0
     (first, first_counts), (second, second_counts) = ended
     assert first_counts == second_counts
@@ -63,18 +63,14 @@ def test_label_files_of_the_target_change_nothing(tmp_path: Path, method: str) -
 
 
 @pytest.mark.parametrize("method", ["confmix", "daca"])
-def test_pictures_and_counts_are_written_and_the_method_changes_the_weights(
+def test_pictures_and_counts_are_written_and_the_term_is_trained(
     tmp_path: Path, method: str
 ) -> None:
     source = write_domain(tmp_path, "source", 5, None).parents[1]
     target = write_domain(tmp_path, "target", 3, lambda number: "", shade=180)
     run = train_tiny(source, tmp_path / "with", method, target, options=ANYTHING[method])
-    without = train_tiny(
-        source, tmp_path / "without", method, target, options={**ANYTHING[method], "weight": 0.0}
-    )
-    name = "model.0.conv.weight"
-    ended = [each.model.state_dict()[name] for each in (run, without)]
-    assert not torch.equal(ended[0], ended[1])
+    # That it has a gradient is shown step by step in test_adapt_steps.
+    assert run.tloss[TERM[method]] > 0
     folder = Path(run.save_dir) / "method"
     assert [each["epoch"] for each in read_counts(folder)] == [0]
     assert read_counts(folder)[0]["pseudo_cell"] == read_counts(folder)[0]["target_boxes"]
@@ -83,7 +79,7 @@ def test_pictures_and_counts_are_written_and_the_method_changes_the_weights(
     assert TERM[method] in header
 
 
-@pytest.mark.parametrize("method", ["confmix", "daca"])
+@pytest.mark.parametrize("method", ["confmix", pytest.param("daca", marks=pytest.mark.slow)])
 def test_the_attribute_head_learns_beside_both(tmp_path: Path, method: str) -> None:
     write_fields(tmp_path, "train", 3, size=64)
     target = write_domain(tmp_path / "other", "target", 3, None, shade=180)

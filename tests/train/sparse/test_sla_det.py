@@ -260,6 +260,22 @@ def test_calibration_changes_what_is_accepted(tmp_path: Path) -> None:
     assert pseudo[2] > 0
 
 
+def test_an_interrupted_training_goes_on_with_its_calibrated_thresholds(tmp_path: Path) -> None:
+    clock = Clock(epochs=10)
+    context = context_of(criterion(), clock, tmp_path)
+    for epoch, t1 in enumerate((0.95, 0.95, 0.6, 0.7)):
+        context.log.count(t0=t1 - 0.2, t1=t1)
+        context.log.close_epoch(epoch)
+    # The last line is of an epoch that has no checkpoint.
+    clock.epoch = 3
+    calibrated = SlaDetLoss(context, Options(thresholds="calibrated", calibrate_every=2))
+    fixed = SlaDetLoss(context, Options())
+    for loss in (calibrated, fixed):
+        loss(quiet_outputs(), batch_of(CELLS, PATCHES, 2))
+    assert (calibrated.thresholds.t0, calibrated.thresholds.t1) == pytest.approx((0.4, 0.6))
+    assert (fixed.thresholds.t0, fixed.thresholds.t1) == (0.7, 0.95)
+
+
 def test_smallest_labelled_cell_bounds_candidates() -> None:
     outputs, _ = scene()
     large = [(picture, kind, (4.0, 20.0, 30.0, 50.0)) for picture, kind, _ in CELLS]
