@@ -189,15 +189,19 @@ def sparse(result: dict[str, Any]) -> str:
         f"(hcm_pbc, every label; {scale['start']}), {result['epochs']} epochs; "
         f"{_seeds(len(result['seeds']))}; {_where(result)}.",
         "",
-        "| method | AP50-95 | AP50 | AP50 above naive | share of the ceiling's AP50 |",
-        "|---|---:|---:|---:|---:|",
+        "| method | AP50-95 | AP50 | AP50 above naive | share of the ceiling's AP50 "
+        "| recall from score 0.25 on |",
+        "|---|---:|---:|---:|---:|---|",
     ]
     for name, row in result["rows"].items():
         above = "" if name in ("naive", "full") else figure(row["above_naive"])
         share = "" if name == "full" else _share(row["of_ceiling"])
+        recalls = ", ".join(
+            f"{label} {figure(value, 2)}" for label, value in row["recall_at"]["0.25"].items()
+        )
         lines.append(
             f"| {_SPARSE_ROWS[name]} | {figure(row['ap'])} | {figure(row['ap50'])} | {above} | "
-            f"{share} |"
+            f"{share} | {recalls} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -91,7 +91,8 @@ def summarise(plan: SparsePlan, work: Path) -> dict[str, Any]:
     """Per row means over seeds, on all test fields and per set, and the share of the ceiling.
 
     Attributes of a row: ``ap``, ``ap50`` on the test fields of all sets together; ``sets``;
-    ``classes``; ``of_ceiling``, the mean over seeds of AP50 over that of full labels;
+    ``classes``; ``recall_at`` a score, for AP does not see how unsure a detector is;
+    ``of_ceiling``, the mean over seeds of AP50 over that of full labels;
     ``above_naive``, of AP50; counts of accepted pseudo-labels per epoch of the first seed.
     """
     names = [name for name in ROWS if name in plan.rows]
@@ -125,6 +126,7 @@ def summarise(plan: SparsePlan, work: Path) -> dict[str, Any]:
                 }
                 for place, row in enumerate(known["fields"]["all"]["detection"]["classes"])
             },
+            "recall_at": _recalls(runs),
             "counts": known["counts"],
             "options": known["options"],
             "minutes": over_seeds([None if run is None else run["minutes"] for run in runs]),
@@ -133,6 +135,20 @@ def summarise(plan: SparsePlan, work: Path) -> dict[str, Any]:
 
 
 _Run = dict[str, Any] | None
+
+
+def _recalls(runs: list[_Run]) -> dict[str, dict[str, Any]]:
+    """Recall over seeds by score from which finds count, and class, on all test fields."""
+    known = next(run for run in runs if run is not None)
+    found: dict[str, dict[str, Any]] = {}
+    for place, row in enumerate(known["fields"]["all"]["counted"]):
+        found.setdefault(f"{row['score']:g}", {})[row["name"]] = over_seeds(
+            [
+                None if run is None else run["fields"]["all"]["counted"][place]["recall"]
+                for run in runs
+            ]
+        )
+    return found
 
 
 def _figure(run: _Run, fields: str, name: str) -> float | None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.accuracy import iou_matrix
 from edge_runtime.errors import DataError
 from edge_runtime.types import Float32Array, Int64Array
 
@@ -110,6 +111,71 @@ def evaluate_classes(
         ap=float(precision[:, :, present].mean()),
         ap50=float(precision[0][:, present].mean()),
         classes=tuple(figures),
+    )
+
+
+# Scores at which finds are counted beside AP, which depends on their order alone.
+COUNTED_FROM = (0.25, 0.5)
+_OVERLAP = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class CountedFinds:
+    """Finds of one class from a score on; rates are None where nothing was to be counted.
+
+    A find is right when it overlaps a labelled cell of its class by half that no surer find
+    has taken.
+    """
+
+    name: str
+    score: float
+    precision: float | None
+    recall: float | None
+    finds: int
+
+
+def count_finds(
+    classes: Sequence[str],
+    truth: Sequence[ClassedCells],
+    found: Sequence[ClassedCells],
+    *,
+    scores: Sequence[float] = COUNTED_FROM,
+) -> tuple[CountedFinds, ...]:
+    """Precision and recall from fixed scores on, per score and class.
+
+    AP ranks finds, so a detector that is unsure of everything alike loses nothing by it; a
+    device that shows finds from a score on loses the cells.
+
+    Args:
+        classes: class ``i`` is ``classes[i]``.
+        truth: labelled cells, one entry per field.
+        found: finds, in the order of ``truth``.
+        scores: from which finds count.
+    """
+    right = np.zeros((len(scores), len(classes)), np.int64)
+    given = np.zeros_like(right)
+    cells = np.zeros(len(classes), np.int64)
+    for labelled, finds in zip(truth, found, strict=True):
+        cells += np.bincount(labelled.class_ids, minlength=len(classes))
+        overlap = iou_matrix(finds.boxes_xyxy, labelled.boxes_xyxy)
+        overlap *= finds.class_ids[:, None] == labelled.class_ids[None]
+        for find in np.argsort(-finds.scores, kind="stable"):
+            counted = finds.scores[find] >= np.asarray(scores)
+            given[counted, finds.class_ids[find]] += 1
+            best = int(overlap[find].argmax()) if len(labelled.class_ids) else -1
+            if best >= 0 and overlap[find, best] >= _OVERLAP:
+                right[counted, finds.class_ids[find]] += 1
+                overlap[:, best] = 0.0
+    return tuple(
+        CountedFinds(
+            name=name,
+            score=score,
+            precision=float(right[row, place] / given[row, place]) if given[row, place] else None,
+            recall=float(right[row, place] / cells[place]) if cells[place] else None,
+            finds=int(given[row, place]),
+        )
+        for row, score in enumerate(scores)
+        for place, name in enumerate(classes)
     )
 
 

@@ -30,7 +30,14 @@ from calibration.attribute_metrics import (
     evaluate_on_finds,
     evaluate_on_labelled_boxes,
 )
-from calibration.class_accuracy import MAX_FINDS, ClassedCells, ClassMetrics, evaluate_classes
+from calibration.class_accuracy import (
+    MAX_FINDS,
+    ClassedCells,
+    ClassMetrics,
+    CountedFinds,
+    count_finds,
+    evaluate_classes,
+)
 from calibration.fields import digest_files, xywhn_to_xyxy
 from edge_runtime.attributes import MISSING
 from edge_runtime.bundle import InputSpec
@@ -60,10 +67,12 @@ class Judgement:
     Attributes:
         detection: per class and overall.
         attributes: under the rules nearest, one_to_one and oracle; empty without a head.
+        counted: finds from fixed scores on, as a device would show them.
     """
 
     detection: ClassMetrics
     attributes: tuple[AttributeMetrics, ...]
+    counted: tuple[CountedFinds, ...] = ()
 
     def rule(self, name: str) -> AttributeMetrics | None:
         """The figures under one rule, None where there is no head."""
@@ -283,9 +292,10 @@ class _Runner:
     def judgement(self) -> Judgement:
         """The figures over everything seen."""
         detection = evaluate_classes(self._fields.classes, self._truth, self._found)
+        counted = count_finds(self._fields.classes, self._truth, self._found)
         schema = self._fields.attributes
         if not self._described or schema is None:
-            return Judgement(detection, ())
+            return Judgement(detection, (), counted)
         truth = np.concatenate([each.values for each in self._labelled])
         return Judgement(
             detection,
@@ -294,6 +304,7 @@ class _Runner:
                 evaluate_on_finds(schema, self._labelled, self._described, rule="one_to_one"),
                 evaluate_on_labelled_boxes(schema, truth, np.concatenate(self._oracle)),
             ),
+            counted,
         )
 
 

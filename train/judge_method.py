@@ -92,6 +92,7 @@ def judge_method(
         judged = _judge(model, fields, images, recipe.image_size, device, window)
         figures[name] = {
             "detection": asdict(judged.detection),
+            "counted": [asdict(each) for each in judged.counted],
             "attributes": {each.rule: asdict(each) for each in judged.attributes},
         }
     return {

@@ -34,7 +34,9 @@ SCALE = {"model": "a.yaml", "image_size": 64, "batch": 8, "start": "random weigh
 
 def detection(ap: float) -> dict[str, Any]:
     row = {"name": "WBC", "cells": 5, "ap": ap, "ap50": ap + 0.1}
-    return {"detection": {"ap": ap, "ap50": ap + 0.1, "classes": [row]}, "attributes": {}}
+    counted = [{"name": "WBC", "score": score, "recall": ap} for score in (0.25, 0.5)]
+    detection = {"ap": ap, "ap50": ap + 0.1, "classes": [row]}
+    return {"detection": detection, "counted": counted, "attributes": {}}
 
 
 @pytest.mark.parametrize(("key", "value"), [("image_size", 96), ("batch", 4), ("seed", 7)])
@@ -202,7 +204,7 @@ def test_sparse_rows_are_compared_with_naive_and_the_ceiling(tmp_path: Path) -> 
         **result,
     }
     text = TABLES["sparse"](document)
-    assert "| SLA-Det, LR | 0.500 | 0.600 | 0.200 | 75 % |" in text
+    assert "| SLA-Det, LR | 0.500 | 0.600 | 0.200 | 75 % | WBC 0.50 |" in text
     assert "Co-mining" not in text
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from calibration.accuracy import evaluate_detections
-from calibration.class_accuracy import ClassedCells, evaluate_classes
+from calibration.class_accuracy import ClassedCells, count_finds, evaluate_classes
 from edge_runtime.errors import DataError
 from edge_runtime.types import Detections
 
@@ -89,3 +89,38 @@ def test_bad_input(truth: list[ClassedCells]) -> None:
         evaluate_classes(NAMES, truth, truth[:5])
     with pytest.raises(DataError, match="labels of field 0: class 1; the list has 1"):
         evaluate_classes(("a",), truth, truth)
+
+
+def test_finds_are_counted_from_a_score_on_once_per_cell() -> None:
+    labelled = ClassedCells(
+        np.array([[0, 0, 20, 20], [50, 50, 70, 70]], np.float32),
+        np.array([0, 1], np.int64),
+        np.ones(2, np.float32),
+    )
+    finds = ClassedCells(
+        np.array([[1, 0, 21, 20], [0, 1, 20, 21], [50, 50, 70, 70], [52, 50, 72, 70]], np.float32),
+        # The third lies on the other class's cell.
+        np.array([0, 0, 0, 1], np.int64),
+        np.array([0.4, 0.9, 0.8, 0.3], np.float32),
+    )
+    counted = count_finds(NAMES, [labelled], [finds])
+    rows = {(each.name, each.score): each for each in counted}
+    low, high = rows["a", 0.25], rows["a", 0.5]
+    assert (low.finds, low.recall) == (3, 1.0)
+    assert low.precision == pytest.approx(1 / 3)
+    assert (high.finds, high.precision, high.recall) == (2, 0.5, 1.0)
+    # Found, but not surely enough for the higher score: what AP would not tell.
+    assert rows["b", 0.25].recall == 1.0
+    assert (rows["b", 0.5].precision, rows["b", 0.5].recall) == (None, 0.0)
+    assert rows["never there", 0.25].recall is None
+
+
+def test_fields_without_cells_or_finds_are_counted() -> None:
+    nothing = ClassedCells(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32)
+    )
+    one = ClassedCells(
+        np.array([[0, 0, 9, 9]], np.float32), np.zeros(1, np.int64), np.ones(1, np.float32)
+    )
+    counted = count_finds(NAMES, [nothing, one], [one, nothing], scores=[0.5])
+    assert (counted[0].precision, counted[0].recall, counted[0].finds) == (0.0, 0.0, 1)

@@ -20,7 +20,7 @@ from torch import nn
 from torchvision.ops import batched_nms
 from ultralytics.utils.nms import non_max_suppression
 
-from calibration.class_accuracy import MAX_FINDS, ClassedCells, evaluate_classes
+from calibration.class_accuracy import MAX_FINDS, ClassedCells, count_finds, evaluate_classes
 from calibration.fields import xywhn_to_xyxy
 from edge_runtime.bundle import InputSpec
 from edge_runtime.errors import DataError, FrameError, SettingsError
@@ -161,7 +161,8 @@ def judge_through_windows(
             )
         )
         progress(done, len(images))
-    return Judgement(evaluate_classes(fields.classes, truth, found), ())
+    counted = count_finds(fields.classes, truth, found)
+    return Judgement(evaluate_classes(fields.classes, truth, found), (), counted)
 
 
 def _input(size: int) -> InputSpec:
