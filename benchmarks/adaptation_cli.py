@@ -246,23 +246,15 @@ def _print_rows(title: str, rows: dict[str, Any], columns: tuple[str, ...]) -> N
     from rich.console import Console
     from rich.table import Table
 
+    from benchmarks.published_adaptation import figure
+
     table = Table(title=title)
     table.add_column("method")
     for head in columns:
         table.add_column(head, justify="right")
     for name, row in rows.items():
-        table.add_row(name, *(shown(row.get(head)) for head in columns))
+        table.add_row(name, *(figure(row.get(head)) for head in columns))
     Console().print(table)
-
-
-def shown(figure: dict[str, Any] | None, digits: int = 3) -> str:
-    """Mean and deviation of ``over_seeds``, for people."""
-    if figure is None or figure["mean"] is None:
-        return "–"
-    text = f"{figure['mean']:.{digits}f}"
-    if figure["deviation"] is not None:
-        text += f" ± {figure['deviation']:.{digits}f}"
-    return text
 
 
 def add_to(app: typer.Typer) -> None:

@@ -31,6 +31,7 @@ from train.models.attridet import AttriDetSettings
 RECORD = "folder.json"
 # A folder that describes itself, in place of a name of the catalogue.
 OWN = "own"
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 def read_fields(spec: FieldsSpec, root: Path, *, seed: int = 0) -> LabelledSet:
@@ -210,12 +211,27 @@ def _check(image: LabelledImage, *, patched: bool) -> None:
 
 
 def link_picture(source: Path, target: Path) -> None:
-    """A link to a picture, or a copy where the system makes no links."""
+    """A link; a copy where the system makes none, or where ultralytics would write through it.
+
+    Ultralytics takes a JPEG with something behind its end, as phones write them, for damaged and
+    saves it anew, through a link as well. The user's own files are not ours to change.
+    """
     try:
-        os.symlink(source.resolve(), target)
-    except OSError:
+        if _ends_as_it_should(source):
+            os.symlink(source.resolve(), target)
+            return
+    except (OSError, NotImplementedError):
         # Windows without the privilege, or a file system without links.
-        shutil.copyfile(source, target)
+        pass
+    shutil.copyfile(source, target)
+
+
+def _ends_as_it_should(picture: Path) -> bool:
+    with picture.open("rb") as handle:
+        if handle.read(2) != _JPEG_START:
+            return True
+        handle.seek(-2, os.SEEK_END)
+        return handle.read(2) == _JPEG_END
 
 
 def write_data_yaml(

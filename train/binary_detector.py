@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from calibration.labelled_cells import CellSplit
 from edge_runtime.errors import DataError, SettingsError
 from edge_runtime.types import Detections, UInt8Image
+from train.attridet_folder import link_picture
 from train.datasets.cell_sources import CellSourceSpec, read_source
 from train.datasets.labelled import LabelledSet
 from train.recipe_file import read_recipe
@@ -108,7 +109,7 @@ def write_ultralytics_folder(found: LabelledSet, out: Path) -> Path:
             for number, each in enumerate(chosen):
                 # Numbered: two subsets may name a picture alike.
                 stem = f"{number:06d}_{each.image.stem}"
-                _link(each.image.resolve(), images / f"{stem}{each.image.suffix}")
+                link_picture(each.image, images / f"{stem}{each.image.suffix}")
                 rows = zip(each.class_ids.tolist(), each.boxes_xywhn.tolist(), strict=True)
                 text = "".join(
                     f"{class_id} " + " ".join(f"{value:.6f}" for value in box) + "\n"
@@ -119,14 +120,6 @@ def write_ultralytics_folder(found: LabelledSet, out: Path) -> Path:
         document |= {"path": str(out.resolve()), "names": dict(enumerate(found.classes))}
         (out / "data.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
     return out / "data.yaml"
-
-
-def _link(picture: Path, place: Path) -> None:
-    try:
-        place.symlink_to(picture)
-    except (OSError, NotImplementedError):
-        # Not every file system has links.
-        shutil.copyfile(picture, place)
 
 
 def train_binary_detector(

@@ -21,7 +21,7 @@ from ultralytics.nn.tasks import DetectionModel
 from edge_runtime.errors import DataError, SettingsError, StoreError
 from tests.train.leukemia_fields import write_leukemia_fields
 from train.attributed_dataset import read_attributes
-from train.attridet_folder import read_fields, write_folder
+from train.attridet_folder import link_picture, read_fields, write_folder
 from train.attridet_recipe import AttriDetRecipe, load_attridet_recipe
 from train.attridet_run import train_attridet
 from train.cli import app
@@ -290,3 +290,14 @@ def test_a_run_is_never_overwritten(root: Path, finished: Path, tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         train_attridet(recipe(root), tmp_path / "file", device="cpu")
+
+
+@pytest.mark.parametrize(("behind", "linked"), [(b"", True), (b"of the phone", False)])
+def test_pictures_that_ultralytics_would_rewrite_are_copied(
+    tmp_path: Path, behind: bytes, linked: bool
+) -> None:
+    picture = tmp_path / "own.jpg"
+    picture.write_bytes(b"\xff\xd8 pixels \xff\xd9" + behind)
+    link_picture(picture, tmp_path / "placed.jpg")
+    assert (tmp_path / "placed.jpg").is_symlink() == linked
+    assert (tmp_path / "placed.jpg").read_bytes() == picture.read_bytes()

@@ -16,9 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from train.adapt.learning_pictures import sheet
+from train.adapt.pseudo_boxes import from_labels
 from train.adapt.recolour import reinhard
 from train.adapt.teaching import target_images
-from train.step_loss import MethodOptions, StepContext, StepLoss, boxes_on
+from train.step_loss import MethodOptions, StepContext, StepLoss
 
 
 class Options(MethodOptions):
@@ -53,9 +55,12 @@ class Stain:
         images = painted(batch["img"], target_images(batch, most=count))
         losses, _ = self._context.plain(self._context.model(images), batch)
         losses = self._options.weight * losses
-        iteration = self._context.moment().iteration
-        if self._context.log.wants_picture(iteration):
-            self._context.log.picture(f"stain-{iteration:06d}", lambda: _sheet(images, batch))
+        log, iteration = self._context.log, self._context.moment().iteration
+        if log.wants_picture(iteration):
+            found = from_labels(batch, count)
+            log.picture(
+                f"stain-{iteration:06d}", lambda: sheet(images, found, self._context.classes)
+            )
         return plain + losses, {**items, "painted_loss": losses.detach().sum() / count}
 
 
@@ -69,25 +74,6 @@ def painted(images: Tensor, target: Tensor) -> Tensor:
     """
     places = torch.arange(len(images), device=images.device) % len(target)
     return reinhard(images, target[places])
-
-
-def _sheet(images: Tensor, batch: dict[str, Any]) -> Any:
-    """The first pictures in a row with their labels."""
-    import numpy as np
-
-    height, width = images.shape[2:]
-    shown = []
-    for place in range(min(len(images), 8)):
-        own = batch["batch_idx"].reshape(-1) == place
-        boxes = batch["bboxes"][own].float().cpu().numpy()
-        corners = np.concatenate(
-            [boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2], 1
-        )
-        corners = (corners * np.array([width, height] * 2)).astype(np.float32)
-        pixels = (images[place].permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
-        labels = batch["cls"][own].reshape(-1).long().cpu().numpy()
-        shown.append(boxes_on(pixels, corners, labels, ()))
-    return np.concatenate(shown, axis=1)
 
 
 def build(context: StepContext, options: Options) -> StepLoss:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
+from train.attridet_folder import link_picture
 from train.datasets.labelled import LabelledImage
 
 FOLDER_NAME = "folder.json"
 # Held-out pictures begin with it; the export finds them by this word.
 SITE = "site"
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 def folder_identity(
@@ -92,7 +91,7 @@ def _write(images: Sequence[LabelledImage], names: Sequence[str], folder: Path, 
     pictures.mkdir(parents=True)
     labels.mkdir(parents=True)
     for each, name in zip(images, names, strict=True):
-        _place(each.image, pictures / f"{name}{each.image.suffix}")
+        link_picture(each.image, pictures / f"{name}{each.image.suffix}")
         (labels / f"{name}.txt").write_text(_rows(each))
 
 
@@ -103,23 +102,3 @@ def _rows(image: LabelledImage) -> str:
     ]
     # A row that stands twice is one cell.
     return "".join(f"{row}\n" for row in dict.fromkeys(rows))
-
-
-def _place(picture: Path, target: Path) -> None:
-    """A link; but a copy of a JPEG with something behind its end, as phones write them.
-
-    Ultralytics takes such a file for damaged and saves it anew, through a link as well. The
-    clinic's own files are not ours to change.
-    """
-    with picture.open("rb") as handle:
-        start = handle.read(2)
-        handle.seek(-2, os.SEEK_END)
-        whole = start != _JPEG_START or handle.read(2) == _JPEG_END
-    try:
-        if whole:
-            target.symlink_to(picture.resolve())
-            return
-    except (OSError, NotImplementedError):
-        # Not every file system has links.
-        pass
-    shutil.copyfile(picture, target)
