@@ -15,8 +15,9 @@ from benchmarks.training_grid import GridRun, over_seeds, read_figures
 from train.method_recipe import SparseRecipe, load_sparse_recipe
 
 RECIPE = "sparse-wbc-domains"
-# What all rows begin with.
+# What all rows begin with, and its run's folder: one for all seeds, as published weights are.
 START = "sparse-start"
+START_RUN = "start"
 _LR = {"pseudo_labels": False, "similarity": False}
 _PL = {"similarity": False}
 # Rows of the table: the method, and options that differ from its defaults.
@@ -49,30 +50,27 @@ class SparsePlan:
     data_root: str
 
     def runs(self, work: Path) -> list[GridRun]:
-        """The detectors that the rows begin with, then the rows."""
-        found = []
+        """The detector that all rows of all seeds begin with, then the rows."""
+        start = {"recipe": self.start().model_dump(mode="json"), "method": "full"}
+        found = [GridRun(START_RUN, "sparse", start)]
         for seed in self.seeds:
-            first = run_name(seed, "start")
-            start = {"recipe": self.start(seed).model_dump(mode="json"), "method": "full"}
-            found.append(GridRun(first, "sparse", start))
             begun = self.recipe(seed).model_copy(
-                update={"start_from": str(work / first / "phase2" / "weights" / "last.pt")}
+                update={"start_from": str(work / START_RUN / "phase2" / "weights" / "last.pt")}
             )
             found += [
-                GridRun(run_name(seed, name), "sparse", _arguments(begun, name), after=first)
+                GridRun(run_name(seed, name), "sparse", _arguments(begun, name), after=START_RUN)
                 for name in self.rows
             ]
-        return sorted(found, key=lambda run: run.after is not None)
+        return found
 
     def recipe(self, seed: int) -> SparseRecipe:
         """The recipe of one seed's rows."""
         recipe = load_sparse_recipe(RECIPE, Path(self.data_root))
         return recipe.model_copy(update={"seed": seed})
 
-    def start(self, seed: int) -> SparseRecipe:
+    def start(self) -> SparseRecipe:
         """The recipe of what they begin with."""
-        recipe = load_sparse_recipe(START, Path(self.data_root))
-        return recipe.model_copy(update={"seed": seed})
+        return load_sparse_recipe(START, Path(self.data_root))
 
 
 def run_name(seed: int, name: str) -> str:

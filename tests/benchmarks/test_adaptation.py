@@ -209,11 +209,11 @@ def test_sparse_rows_are_compared_with_naive_and_the_ceiling(tmp_path: Path) -> 
 
 
 def test_sparse_rows_begin_with_the_same_detector(tmp_path: Path) -> None:
-    runs = SparsePlan(["naive", "sla-det-lr"], (2,), ".").runs(tmp_path)
-    assert [run.after for run in runs] == [None, "seed2/start", "seed2/start"]
+    runs = SparsePlan(["naive", "sla-det-lr"], (2, 3), ".").runs(tmp_path)
+    assert [run.after for run in runs] == [None, "start", "start", "start", "start"]
     assert runs[0].arguments["recipe"]["fields"][0]["path"] == "wbc-domains/hcm_pbc"
     begun = runs[1].arguments["recipe"]["start_from"]
-    assert begun == str(tmp_path / "seed2/start/phase2/weights/last.pt")
+    assert begun == str(tmp_path / "start/phase2/weights/last.pt")
     options = runs[2].arguments["recipe"]["options"]["sla-det"]
     assert options == {"pseudo_labels": False, "similarity": False}
 
