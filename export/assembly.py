@@ -37,7 +37,7 @@ from edge_runtime.errors import BackendError, SettingsError
 from export.bundle_writer import DEFAULT_SCALE, DEFAULT_THRESHOLDS, BundleDraft, detector_spec
 from export.cards import CARD_NAME, CardText, model_card, render_card
 from export.evaluation import find_in_domains, views_to_tell
-from export.graph import convolution_work, load_graph
+from export.graph import convolution_work, decode_of, load_graph
 from export.parity import ALLOWED_POINTS, ParityResult, parity_gate
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
 from export.training_run import TrainingRun
@@ -155,6 +155,7 @@ def assemble(
         image_size=run.image_size,
         artifacts=[CPU] if options.cpu_only else [CPU, TENSORRT],
         working_scale=options.working_scale,
+        decode=decode_of(load_graph(float_model)),
     )
     validation, test = run.validation_fields(), run.test_fields()
     say("drawing the calibration set")

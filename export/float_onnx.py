@@ -14,7 +14,12 @@ from edge_runtime.errors import LeukoscopeError
 
 
 def float_onnx(
-    checkpoint: Path, out: Path, image_size: int, *, feature_layers: Sequence[int] = ()
+    checkpoint: Path,
+    out: Path,
+    image_size: int,
+    *,
+    feature_layers: Sequence[int] = (),
+    one_to_one: bool | None = None,
 ) -> Path:
     """Writes a detector's checkpoint as float ONNX and returns ``out``.
 
@@ -25,16 +30,24 @@ def float_onnx(
         out: the ONNX file to write.
         image_size: side of the square input in pixels.
         feature_layers: layers whose outputs become outputs of the graph too.
+        one_to_one: of a network with both heads, the one that names every cell once (True)
+            or the one whose doubles are suppressed (False); None: the first if it has it.
 
     Raises:
-        DataError: no such checkpoint, or it is no detector.
+        DataError: no such checkpoint, it is no detector, or has no one-to-one head.
         LeukoscopeError: the training side is not installed.
         StoreError: ``out`` cannot be written.
     """
     with _training_side():
         from train.to_onnx import export_float_onnx
 
-        return export_float_onnx(checkpoint, out, image_size, feature_layers=feature_layers)
+        return export_float_onnx(
+            checkpoint,
+            out,
+            image_size,
+            feature_layers=feature_layers,
+            one_to_one=one_to_one,
+        )
 
 
 def float_classifier(checkpoint: Path) -> FloatClassifier:

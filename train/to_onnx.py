@@ -29,7 +29,12 @@ __all__ = ["OPSET", "export_attribute_head", "export_classifier", "export_float_
 
 
 def export_float_onnx(
-    checkpoint: Path, out: Path, image_size: int, *, feature_layers: Sequence[int] = ()
+    checkpoint: Path,
+    out: Path,
+    image_size: int,
+    *,
+    feature_layers: Sequence[int] = (),
+    one_to_one: bool | None = None,
 ) -> Path:
     """Writes the detector with fused convolutions, one picture per call, fixed size.
 
@@ -39,14 +44,19 @@ def export_float_onnx(
         image_size: side of the square input in pixels; a multiple of 32.
         feature_layers: layers whose outputs become outputs of the graph too, called
             ``features_s4`` after the stride, 4 for one.
+        one_to_one: of a network with both heads, such as YOLO26, the one that names every
+            cell once (True) or the one whose doubles are suppressed afterwards (False);
+            None: the first where the network has it.
 
     Returns:
         ``out``. Input ``images`` float32 ``(1, 3, size, size)`` in [0, 1]; output
-        ``output0`` float32 ``(1, 4 + classes, anchors)``, centre x, y, width, height in
-        pixels, then scores in [0, 1]. The same checkpoint gives the same bytes.
+        ``output0`` float32, either ``(1, 4 + classes, anchors)``, centre x, y, width,
+        height in pixels, then scores in [0, 1], or of a one-to-one head ``(1, finds, 6)``,
+        corners in pixels, score, class. The same checkpoint gives the same bytes.
 
     Raises:
-        DataError: no such checkpoint, it is no detector, or the size does not fit.
+        DataError: no such checkpoint, it is no detector, the size does not fit, or it has
+            no one-to-one head and one was asked for.
         StoreError: ``out`` cannot be written.
     """
     if not checkpoint.is_file():
@@ -62,7 +72,7 @@ def export_float_onnx(
         # Ultralytics writes beside the checkpoint, which may be read-only or somebody's.
         copy = Path(scratch) / "detector.pt"
         shutil.copyfile(checkpoint, copy)
-        graph = onnx.load(str(_export(copy, checkpoint, image_size)))
+        graph = onnx.load(str(_export(copy, checkpoint, image_size, one_to_one)))
     strip_traces(graph)
     for layer in feature_layers:
         _expose_layer(checkpoint, graph, layer, image_size)
@@ -75,7 +85,7 @@ def export_float_onnx(
     return out
 
 
-def _export(copy: Path, checkpoint: Path, image_size: int) -> Path:
+def _export(copy: Path, checkpoint: Path, image_size: int, one_to_one: bool | None) -> Path:
     from ultralytics import YOLO
 
     try:
@@ -85,6 +95,13 @@ def _export(copy: Path, checkpoint: Path, image_size: int) -> Path:
         raise DataError(f"checkpoint {checkpoint}: not one of ultralytics ({reason})") from error
     if model.task != "detect":
         raise DataError(f"checkpoint {checkpoint}: made for {model.task!r}, not for detection")
+    network: Any = model.model
+    has_both = getattr(network.model[-1], "one2one_cv2", None) is not None
+    if one_to_one and not has_both:
+        raise DataError(
+            f"checkpoint {checkpoint}: it has no one-to-one head; train a network that has, "
+            "such as yolo26n.yaml, or export the classic one"
+        )
     with warnings.catch_warnings(), _quiet("ultralytics"):
         # The tracing exporter is deprecated; its successor leaves source paths in the graph.
         warnings.simplefilter("ignore")
@@ -95,7 +112,8 @@ def _export(copy: Path, checkpoint: Path, image_size: int) -> Path:
             opset=OPSET,
             dynamic=False,
             simplify=False,
-            nms=False,
+            # False: the one-to-one head, where there is one; None: the classic one.
+            nms=False if has_both and one_to_one is not False else None,
             device="cpu",
             verbose=False,
         )
