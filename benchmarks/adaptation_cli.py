@@ -104,7 +104,7 @@ def sparse(
         run_grid(plan.runs(work), work, jobs=jobs, say=_say)
     result = summarise(plan, work)
     _require(result["rows"], work)
-    recipe, start = plan.recipe(0), plan.start(0)
+    recipe, start = plan.recipe(0), plan.start()
     document = {
         "scale": {**_scale(recipe), "start": f"{start.name}, {start.phase.epochs} epochs"},
         "patch_share": recipe.patch_share,
