@@ -161,7 +161,7 @@ def bundle(
     """
     from export.assembly import ExportOptions, assemble
     from export.cards import load_card
-    from export.float_onnx import float_onnx
+    from export.float_onnx import float_onnx, trained_quantisation
     from export.heads import HeadOptions
     from export.training_run import open_training_run
 
@@ -206,7 +206,10 @@ def bundle(
             training.image_size,
             one_to_one=_one_to_one(head),
         ).read_bytes()
-    result = assemble(training, model, text, options, say=_say)
+    trained = trained_quantisation(
+        training.checkpoint, model, training.image_size, one_to_one=_one_to_one(head)
+    )
+    result = assemble(training, model, text, options, trained=trained, say=_say)
     _print_result(result, float_bytes=len(model))
     if not result.passed:
         raise BundleError(_verdict(result, out))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from calibration.float_heads import FloatAttributeHead, FloatClassifier
 from edge_runtime.errors import LeukoscopeError
+from export.trained_scales import TrainedScales, trained_scales
 
 
 def float_onnx(
@@ -48,6 +49,29 @@ def float_onnx(
             feature_layers=feature_layers,
             one_to_one=one_to_one,
         )
+
+
+def trained_quantisation(
+    checkpoint: Path, float_model: bytes, image_size: int, *, one_to_one: bool | None = None
+) -> TrainedScales | None:
+    """The int8 scales a checkpoint was trained with; None where training knew nothing of int8.
+
+    Args:
+        checkpoint: ``best.pt`` of a training run.
+        float_model: out of ``float_onnx`` for the same checkpoint, size and head.
+        image_size: side of the square input in pixels.
+        one_to_one: which head, as in ``float_onnx``.
+
+    Raises:
+        DataError: no such checkpoint, or its scales do not fit the float model.
+        LeukoscopeError: the training side is not installed.
+        SettingsError: what quantisation-aware training needs is not installed.
+    """
+    with _training_side():
+        from train.to_onnx import export_rounded_onnx
+
+        rounded = export_rounded_onnx(checkpoint, image_size, one_to_one=one_to_one)
+    return None if rounded is None else trained_scales(rounded, float_model)
 
 
 def float_classifier(checkpoint: Path) -> FloatClassifier:

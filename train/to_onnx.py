@@ -22,10 +22,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.errors import DataError, StoreError
+from edge_runtime.errors import DataError, SettingsError, StoreError
 from train.heads_to_onnx import OPSET, export_attribute_head, export_classifier, strip_traces
 
-__all__ = ["OPSET", "export_attribute_head", "export_classifier", "export_float_onnx"]
+__all__ = [
+    "OPSET",
+    "export_attribute_head",
+    "export_classifier",
+    "export_float_onnx",
+    "export_rounded_onnx",
+]
 
 
 def export_float_onnx(
@@ -59,21 +65,12 @@ def export_float_onnx(
             no one-to-one head and one was asked for.
         StoreError: ``out`` cannot be written.
     """
-    if not checkpoint.is_file():
-        raise DataError(f"checkpoint {checkpoint}: no such file; train one or mend the path")
-    if image_size <= 0 or image_size % 32:
-        raise DataError(f"image size {image_size}: the detector's strides need a multiple of 32")
-    # Neither news from its servers nor packages are fetched during an export.
-    os.environ["YOLO_OFFLINE"] = "true"
-    os.environ["YOLO_AUTOINSTALL"] = "false"
+    _check(checkpoint, image_size)
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="leukoscope-onnx-") as scratch:
-        # Ultralytics writes beside the checkpoint, which may be read-only or somebody's.
-        copy = Path(scratch) / "detector.pt"
-        shutil.copyfile(checkpoint, copy)
-        graph = onnx.load(str(_export(copy, checkpoint, image_size, one_to_one)))
-    strip_traces(graph)
+    graph = _exported(checkpoint, image_size, one_to_one, rounding=False)
+    if graph is None:
+        raise DataError(f"checkpoint {checkpoint}: nothing was exported; train again")
     for layer in feature_layers:
         _expose_layer(checkpoint, graph, layer, image_size)
     onnx.checker.check_model(graph)
@@ -85,17 +82,79 @@ def export_float_onnx(
     return out
 
 
-def _export(copy: Path, checkpoint: Path, image_size: int, one_to_one: bool | None) -> Path:
+def export_rounded_onnx(
+    checkpoint: Path, image_size: int, *, one_to_one: bool | None = None
+) -> bytes | None:
+    """The detector with the Q/DQ pairs it was trained with, as ultralytics exports them.
+
+    Args:
+        checkpoint: ``best.pt`` of an own training run.
+        image_size: as for ``export_float_onnx``.
+        one_to_one: as there.
+
+    Returns:
+        ONNX bytes; None where training knew nothing of int8.
+
+    Raises:
+        DataError: as ``export_float_onnx``.
+        SettingsError: it was trained with int8, and what that needs is not installed.
+    """
+    _check(checkpoint, image_size)
+    graph = _exported(checkpoint, image_size, one_to_one, rounding=True)
+    return None if graph is None else bytes(graph.SerializeToString(deterministic=True))
+
+
+def _check(checkpoint: Path, image_size: int) -> None:
+    if not checkpoint.is_file():
+        raise DataError(f"checkpoint {checkpoint}: no such file; train one or mend the path")
+    if image_size <= 0 or image_size % 32:
+        raise DataError(f"image size {image_size}: the detector's strides need a multiple of 32")
+
+
+def _exported(
+    checkpoint: Path, image_size: int, one_to_one: bool | None, *, rounding: bool
+) -> Any | None:
+    """Ultralytics' graph: with rounding as trained, None where there is none, or without."""
+    # Neither news from its servers nor packages are fetched during an export.
+    os.environ["YOLO_OFFLINE"] = "true"
+    os.environ["YOLO_AUTOINSTALL"] = "false"
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="leukoscope-onnx-") as scratch:
+        # Ultralytics writes beside the checkpoint, which may be read-only or somebody's.
+        copy = Path(scratch) / "detector.pt"
+        shutil.copyfile(checkpoint, copy)
+        written = _export(copy, checkpoint, image_size, one_to_one, rounding=rounding)
+        if written is None:
+            return None
+        graph = onnx.load(str(written))
+    strip_traces(graph)
+    return graph
+
+
+def _export(
+    copy: Path, checkpoint: Path, image_size: int, one_to_one: bool | None, *, rounding: bool
+) -> Path | None:
     from ultralytics import YOLO
+    from ultralytics.utils.torch_utils import is_qat, strip_qat
 
     try:
         model = YOLO(str(copy), task="detect")
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"checkpoint {checkpoint}: {error.name} is not installed, and it was trained with "
+            "int8 rounding; pip install 'leukoscope[qat]'"
+        ) from error
     except Exception as error:  # unpickling foreign bytes can fail in any way
         reason = " ".join(str(error).split())
         raise DataError(f"checkpoint {checkpoint}: not one of ultralytics ({reason})") from error
     if model.task != "detect":
         raise DataError(f"checkpoint {checkpoint}: made for {model.task!r}, not for detection")
     network: Any = model.model
+    if rounding and not is_qat(network):
+        return None
+    if not rounding:
+        strip_qat(network)
     has_both = getattr(network.model[-1], "one2one_cv2", None) is not None
     if one_to_one and not has_both:
         raise DataError(
