@@ -53,6 +53,7 @@ _UNREADABLE = (
 Runtime = Literal["cpu", "tensorrt"]
 Precision = Literal["float32", "float16", "int8"]
 HeadName = Literal["classifier", "attribute_head"]
+Decode = Literal["xywh_scores", "xyxy_score_class"]
 DistanceKind = Literal["mahalanobis", "standardised_euclidean"]
 
 
@@ -85,8 +86,10 @@ class OutputSpec(_Part):
     """What the model's output tensor means."""
 
     name: str
-    decode: Literal["xywh_scores"] = Field(
-        description="(1, 4 + classes, anchors): centre x, y, width, height in input pixels, scores"
+    decode: Decode = Field(
+        description="xywh_scores: (1, 4 + classes, anchors), centre x, y, width, height in input "
+        "pixels, scores; xyxy_score_class: (1, finds, 6), corners in input pixels, score, class, "
+        "of a head that names every cell once"
     )
 
 

@@ -37,9 +37,10 @@ from edge_runtime.errors import BackendError, SettingsError
 from export.bundle_writer import DEFAULT_SCALE, DEFAULT_THRESHOLDS, BundleDraft, detector_spec
 from export.cards import CARD_NAME, CardText, model_card, render_card
 from export.evaluation import find_in_domains, views_to_tell
-from export.graph import convolution_work, load_graph
+from export.graph import convolution_work, decode_of, load_graph
 from export.parity import ALLOWED_POINTS, ParityResult, parity_gate
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
+from export.trained_scales import TrainedScales
 from export.training_run import TrainingRun
 
 BEST = "best"
@@ -135,6 +136,7 @@ def assemble(
     card: CardText,
     options: ExportOptions,
     *,
+    trained: TrainedScales | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
     """Makes and measures both int8 artifacts.
@@ -144,6 +146,7 @@ def assemble(
         float_model: the run's checkpoint as float ONNX.
         card: what people wrote of the model.
         options: see there.
+        trained: int8 scales of quantisation-aware training, where the run was one.
         say: told every step.
 
     Raises:
@@ -153,8 +156,9 @@ def assemble(
     spec = detector_spec(
         architecture=run.architecture,
         image_size=run.image_size,
-        artifacts=[CPU] if options.cpu_only else [CPU, TENSORRT],
+        artifacts=_artifacts(options, trained),
         working_scale=options.working_scale,
+        decode=decode_of(load_graph(float_model)),
     )
     validation, test = run.validation_fields(), run.test_fields()
     say("drawing the calibration set")
@@ -164,7 +168,7 @@ def assemble(
     float_finds = measure.finds(float_model, "onnxruntime")
     float_ap = measure.ap(float_finds)
 
-    made = _quantise(run, float_model, measure, float_ap, calibration, say)
+    made = _quantise(run, float_model, measure, float_ap, calibration, trained, say)
     models = {path: each.model for path, each in made.items()}
     gate = [GateRow(path, "onnxruntime", each.parity) for path, each in made.items()]
     if runs_here("openvino"):
@@ -242,12 +246,14 @@ def _quantise(
     measure: _Measurement,
     float_ap: Mapping[str, float],
     calibration: CalibrationSet,
+    trained: TrainedScales | None,
     say: Callable[[str], None],
 ) -> dict[str, _Quantised]:
     """The artifacts by path, each with the method asked for, or the one that costs it least.
 
     Signed and unsigned activations suffer from different ranges, so each artifact has its
-    own method.
+    own method. Scales from training are taken where there are any: what was measured then
+    only serves tensors that training left alone.
     """
     options, spec = measure.options, measure.spec
     folders = {pool.domain: pool.folder for pool in run.pools()}
@@ -267,7 +273,7 @@ def _quantise(
             method=method,
         )
         for path, maker in makers.items():
-            model = maker(float_model, ranges)
+            model = maker(float_model, ranges, trained)
             finds = measure.finds(model, "onnxruntime")
             parity = parity_gate(float_ap, measure.ap(finds), allowed_points=options.allowed_points)
             worst = parity.worst
@@ -275,6 +281,19 @@ def _quantise(
             if path not in best or worst.lost_points < best[path].parity.worst.lost_points:
                 best[path] = _Quantised(method, model, finds, parity)
     return best
+
+
+def _artifacts(options: ExportOptions, trained: TrainedScales | None) -> list[Artifact]:
+    wanted = [CPU] if options.cpu_only else [CPU, TENSORRT]
+    if trained is None:
+        return wanted
+    weights = {CPU.path: "of weights from training", TENSORRT.path: "from training"}
+    return [
+        each.model_copy(
+            update={"quantisation": f"{each.quantisation}, scales {weights[each.path]}"}
+        )
+        for each in wanted
+    ]
 
 
 def _draw(

@@ -28,6 +28,7 @@ from edge_runtime.bundle import (
     BundledFile,
     CalibrationSummary,
     ClassifierSpec,
+    Decode,
     DetectorSpec,
     DomainSpec,
     HeadName,
@@ -108,6 +109,7 @@ def detector_spec(
     artifacts: Sequence[Artifact],
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
     working_scale: WorkingScale = DEFAULT_SCALE,
+    decode: Decode = "xywh_scores",
 ) -> DetectorSpec:
     """The manifest's detector for graphs out of ``export.float_onnx``."""
     return DetectorSpec(
@@ -120,7 +122,7 @@ def detector_spec(
             scale=1 / 255,
             pad_value=_PAD_VALUE,
         ),
-        output=OutputSpec(name="output0", decode="xywh_scores"),
+        output=OutputSpec(name="output0", decode=decode),
         thresholds=thresholds,
         working_scale=working_scale,
         artifacts=tuple(artifacts),

@@ -64,6 +64,15 @@ _Outside = Annotated[
     typer.Option(help="class counted beside the white cells, if the classifier has it"),
 ]
 _OUTSIDE = ["erythroblast", "artefact"]
+AUTO_HEAD = "auto"
+_HEADS = {AUTO_HEAD: None, "classic": False, "one-to-one": True}
+_Head = Annotated[
+    str,
+    typer.Option(
+        help="of a network with both, as YOLO26: classic (doubles are suppressed) or one-to-one "
+        "(none arise); auto: one-to-one where there is one"
+    ),
+]
 
 
 @app.command()
@@ -73,11 +82,12 @@ def onnx(
     ],
     out: Annotated[Path, typer.Option(help="ONNX file to write")],
     image_size: Annotated[int, typer.Option(help="side of the input in pixels")] = 320,
+    head: _Head = AUTO_HEAD,
 ) -> None:
     """Write a checkpoint as float ONNX."""
     from export.float_onnx import float_onnx
 
-    written = float_onnx(checkpoint, out, image_size)
+    written = float_onnx(checkpoint, out, image_size, one_to_one=_one_to_one(head))
     typer.echo(f"{written}: {written.stat().st_size / 1e6:.1f} MB, float32")
 
 
@@ -130,6 +140,7 @@ def bundle(
     cpu_only: Annotated[
         bool, typer.Option("--cpu-only", help="leave the TensorRT artifact out of the bundle")
     ] = False,
+    head: _Head = AUTO_HEAD,
     date: Annotated[
         str | None,
         typer.Option(help="date written into the card [default: SOURCE_DATE_EPOCH, or today]"),
@@ -150,7 +161,7 @@ def bundle(
     """
     from export.assembly import ExportOptions, assemble
     from export.cards import load_card
-    from export.float_onnx import float_onnx
+    from export.float_onnx import float_onnx, trained_quantisation
     from export.heads import HeadOptions
     from export.training_run import open_training_run
 
@@ -190,9 +201,15 @@ def bundle(
     with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as scratch:
         _say(f"{training.checkpoint} to float ONNX")
         model = float_onnx(
-            training.checkpoint, Path(scratch) / "float.onnx", training.image_size
+            training.checkpoint,
+            Path(scratch) / "float.onnx",
+            training.image_size,
+            one_to_one=_one_to_one(head),
         ).read_bytes()
-    result = assemble(training, model, text, options, say=_say)
+    trained = trained_quantisation(
+        training.checkpoint, model, training.image_size, one_to_one=_one_to_one(head)
+    )
+    result = assemble(training, model, text, options, trained=trained, say=_say)
     _print_result(result, float_bytes=len(model))
     if not result.passed:
         raise BundleError(_verdict(result, out))
@@ -371,6 +388,12 @@ def _read_record(path: Path) -> CalibrationSet:
         return CalibrationSet.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--calibration-set {path}: unreadable; draw the set again") from error
+
+
+def _one_to_one(head: str) -> bool | None:
+    if head not in _HEADS:
+        raise SettingsError(f"--head {head!r}: choose one of {', '.join(_HEADS)}")
+    return _HEADS[head]
 
 
 def _say(line: str) -> None:

@@ -121,7 +121,11 @@ def _with_attributes(
     say(f"{sources.detector} to float ONNX with layers {', '.join(map(str, made.layers))}")
     with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as scratch:
         float_model = float_onnx.float_onnx(
-            sources.detector, Path(scratch) / "float.onnx", size, feature_layers=made.layers
+            sources.detector,
+            Path(scratch) / "float.onnx",
+            size,
+            feature_layers=made.layers,
+            one_to_one=draft.detector.output.decode == "xyxy_score_class",
         ).read_bytes()
     draft = _with_feature_maps(draft, float_model, made.feature_maps, cells, say)
     by_runtime: dict[Runtime, bytes] = {}

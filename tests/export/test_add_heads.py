@@ -48,9 +48,16 @@ def _no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hand-made graphs stand for the checkpoints; everything after them is real."""
 
     def detector(
-        checkpoint: Path, out: Path, image_size: int, *, feature_layers: tuple[int, ...] = ()
+        checkpoint: Path,
+        out: Path,
+        image_size: int,
+        *,
+        feature_layers: tuple[int, ...] = (),
+        one_to_one: bool | None = None,
     ) -> Path:
         assert image_size == SIDE
+        # The bundle's detector has the classic head.
+        assert one_to_one is False
         seed = 1 if checkpoint.name == "other.pt" else 0
         assert feature_layers == LAYERS
         out.write_bytes(layered_detector(tapped=True, seed=seed))
