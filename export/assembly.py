@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calibration.accuracy import (
     DetectionMetrics,
@@ -38,7 +38,7 @@ from export.bundle_writer import DEFAULT_SCALE, DEFAULT_THRESHOLDS, BundleDraft,
 from export.cards import CARD_NAME, CardText, model_card, render_card
 from export.evaluation import find_in_domains, views_to_tell
 from export.graph import convolution_work, decode_of, load_graph
-from export.parity import ALLOWED_POINTS, ParityResult, parity_gate
+from export.parity import ALLOWED_POINTS, GateRow, ParityResult, parity_gate
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
 from export.trained_scales import TrainedScales
 from export.training_run import TrainingRun
@@ -91,15 +91,6 @@ class ExportOptions:
             raise SettingsError(
                 f"calibration method {self.method!r}: choose one of {', '.join(METHOD_CHOICES)}"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class GateRow:
-    """The verdict on one artifact as one backend runs it."""
-
-    artifact: str
-    backend: str
-    parity: ParityResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +161,12 @@ def assemble(
 
     made = _quantise(run, float_model, measure, float_ap, calibration, trained, say)
     models = {path: each.model for path, each in made.items()}
-    gate = [GateRow(path, "onnxruntime", each.parity) for path, each in made.items()]
+    gate = [GateRow(path, "onnxruntime", "AP50-95", each.parity) for path, each in made.items()]
     if runs_here("openvino"):
         say(f"{CPU.path} on openvino")
         ap = measure.ap(measure.finds(models[CPU.path], "openvino"))
         verdict = parity_gate(float_ap, ap, allowed_points=options.allowed_points)
-        gate.insert(1, GateRow(CPU.path, "openvino", verdict))
+        gate.insert(1, GateRow(CPU.path, "openvino", "AP50-95", verdict))
     point = _operating_point(made[CPU.path].finds, options.score)
     score = point.score
     say(f"both on {_count(test)} test fields")
@@ -187,6 +178,7 @@ def assemble(
     )
     chosen = _methods(made)
     draft = _draft(spec, calibration, chosen, card, int8_test, models, options)
+    draft = replace(draft, parity=tuple(row.record() for row in gate))
     facts = tuple(
         ArtifactFacts(path, len(content), convolution_work(load_graph(content)).share)
         for path, content in models.items()

@@ -29,7 +29,7 @@ from export.heads_cli import (
     stop_at_the_gate,
     verdict_table,
 )
-from export.parity import ALLOWED_HEAD_POINTS, ALLOWED_POINTS
+from export.parity import ALLOWED_BLAST_POINTS, ALLOWED_HEAD_POINTS, ALLOWED_POINTS
 
 if TYPE_CHECKING:
     from calibration.dataset import CalibrationSet
@@ -64,6 +64,16 @@ _Outside = Annotated[
     typer.Option(help="class counted beside the white cells, if the classifier has it"),
 ]
 _OUTSIDE = ["erythroblast", "artefact"]
+_Blasts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--blast-class",
+        help="class that counts as a blast; may be given again [default: those called so]",
+    ),
+]
+_BlastPoints = Annotated[
+    float, typer.Option(min=0, help="points of blast recall a classifier may lose to int8")
+]
 AUTO_HEAD = "auto"
 _HEADS = {AUTO_HEAD: None, "classic": False, "one-to-one": True}
 _Head = Annotated[
@@ -153,6 +163,8 @@ def bundle(
     minimum_cells: _MinimumCells = DEFAULT_MINIMUM_CELLS,
     allowed_head_points: _HeadPoints = ALLOWED_HEAD_POINTS,
     outside_differential: _Outside = _OUTSIDE,
+    blast_class: _Blasts = None,
+    allowed_blast_points: _BlastPoints = ALLOWED_BLAST_POINTS,
 ) -> None:
     """Calibrate, quantise, compare with float, and write a bundle if int8 costs little.
 
@@ -228,6 +240,8 @@ def bundle(
                 threads=threads,
                 cpu_only=cpu_only,
                 outside_differential=tuple(outside_differential),
+                blasts=None if blast_class is None else tuple(blast_class),
+                allowed_blast_points=allowed_blast_points,
             ),
             out,
         )
@@ -260,6 +274,8 @@ def add_heads(
     seed: Annotated[int, typer.Option(min=0, help="of the calibration draw")] = 0,
     allowed_head_points: _HeadPoints = ALLOWED_HEAD_POINTS,
     outside_differential: _Outside = _OUTSIDE,
+    blast_class: _Blasts = None,
+    allowed_blast_points: _BlastPoints = ALLOWED_BLAST_POINTS,
     threads: Annotated[int, typer.Option(min=1, help="pictures measured at once")] = 1,
     cpu_only: Annotated[
         bool, typer.Option("--cpu-only", help="make no TensorRT artifact of the heads")
@@ -300,6 +316,8 @@ def add_heads(
         threads=threads,
         cpu_only=cpu_only,
         outside_differential=tuple(outside_differential),
+        blasts=None if blast_class is None else tuple(blast_class),
+        allowed_blast_points=allowed_blast_points,
     )
     # Before the long work, though the writer asks again.
     refuse_foreign(out)

@@ -35,8 +35,9 @@ from edge_runtime.bundle import (
     Runtime,
 )
 from edge_runtime.errors import DataError, SettingsError
+from edge_runtime.film.blasts import blast_classes
 from edge_runtime.preprocess import crop_tensor
-from export.assembly import BEST, METHOD_CHOICES, ArtifactFacts, GateRow, runs_here
+from export.assembly import BEST, METHOD_CHOICES, ArtifactFacts, runs_here
 from export.cards import CardText
 from export.graph import convolution_work, load_graph
 from export.head_cards import attribute_figures, class_figures, head_card
@@ -47,7 +48,13 @@ from export.head_evaluation import (
     feature_feeds,
     judge_cells,
 )
-from export.parity import ALLOWED_HEAD_POINTS, ParityResult, parity_gate
+from export.parity import (
+    ALLOWED_BLAST_POINTS,
+    ALLOWED_HEAD_POINTS,
+    GateRow,
+    ParityResult,
+    parity_gate,
+)
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
 
 _MAKERS = {"cpu": quantise_for_cpu, "tensorrt": quantise_for_tensorrt}
@@ -74,6 +81,8 @@ class HeadOptions:
         allowed_points: of macro-F1, that any domain may lose.
         cpu_only: leave the TensorRT artifact out.
         outside_differential: classes counted beside the white cells, where it has them.
+        blasts: classes that count as blasts; None takes those that are called so.
+        allowed_blast_points: of blast recall, that any domain may lose.
     """
 
     date: str
@@ -85,6 +94,8 @@ class HeadOptions:
     threads: int = 1
     cpu_only: bool = False
     outside_differential: tuple[str, ...] = ()
+    blasts: tuple[str, ...] | None = None
+    allowed_blast_points: float = ALLOWED_BLAST_POINTS
 
     def __post_init__(self) -> None:
         if self.method not in METHOD_CHOICES:
@@ -157,7 +168,8 @@ def assemble_classifier(
             f"{', '.join(cells.cells.classes)}; give the run's own"
         )
     outside = tuple(name for name in options.outside_differential if name in made.spec.classes)
-    spec = made.spec.model_copy(update={"outside_differential": outside})
+    blasts = _blasts(made.spec.classes, outside, options)
+    spec = made.spec.model_copy(update={"outside_differential": outside, "blasts": blasts})
     drawn = _draw(cells, options)
     views = cell_views_to_tell(cells.cells, "val")
 
@@ -174,6 +186,9 @@ def assemble_classifier(
         }
 
     chosen, gate = _choose("classifier", made.model, feeds, measure, drawn, options, say)
+    if blasts:
+        say(f"classifier: recall of {', '.join(blasts)} on validation cells")
+        gate += _blast_gate(spec, made.model, chosen, cells, views, options)
     say("classifier: temperature and abstention on validation cells")
     cpu = chosen["cpu"].model
     answers = classify_cells(spec, {"int8": cpu}, cells, "val", threads=options.threads)
@@ -282,6 +297,55 @@ class _Quantised:
     parity: ParityResult
 
 
+def _blasts(
+    classes: tuple[str, ...], outside: tuple[str, ...], options: HeadOptions
+) -> tuple[str, ...]:
+    if options.blasts is None:
+        return blast_classes([name for name in classes if name not in outside])
+    for name in options.blasts:
+        if name not in classes or name in outside:
+            what = "counted outside the differential" if name in outside else "no class of it"
+            raise SettingsError(
+                f"blast class {name!r}: {what}; the classifier has {', '.join(classes)}"
+            )
+    return options.blasts
+
+
+def _blast_gate(
+    spec: ClassifierSpec,
+    float_model: bytes,
+    chosen: Mapping[Runtime, _Quantised],
+    cells: OpenedCells,
+    views: int,
+    options: HeadOptions,
+) -> tuple[GateRow, ...]:
+    """What rounding costs the share of blasts that are called blasts, of whatever kind."""
+    models = {each.artifact.path: each.model for each in chosen.values()}
+    runs = [("onnxruntime", models)]
+    if runs_here("openvino"):
+        cpu = chosen["cpu"]
+        runs.append(("openvino", {cpu.artifact.path: cpu.model}))
+    rows: list[GateRow] = []
+    known: Mapping[str, float] = {}
+    for backend, variants in runs:
+        wanted = variants if known else {_FLOAT: float_model, **variants}
+        answers = classify_cells(
+            spec, wanted, cells, "val", backend=backend, threads=options.threads, views=views
+        )
+        found = {name: answers.blast_recall(spec.classes, spec.blasts, name) for name in wanted}
+        known = known or found[_FLOAT]
+        rows += [
+            GateRow(
+                path,
+                backend,
+                "blast recall",
+                parity_gate(known, found[path], allowed_points=options.allowed_blast_points),
+            )
+            for path in variants
+        ]
+    return tuple(rows)
+
+
 def _draw(cells: OpenedCells, options: HeadOptions) -> DrawnCells:
     return draw_cells(cells, cells=options.cells, minimum=options.minimum, seed=options.seed)
 
@@ -318,13 +382,16 @@ def _choose(
         before = chosen.get(runtime)
         if before is None or worst.lost_points < before.parity.worst.lost_points:
             chosen[runtime] = _Quantised(_artifact(head, runtime, found_by, drawn), model, parity)
-    gate = [GateRow(each.artifact.path, "onnxruntime", each.parity) for each in chosen.values()]
+    gate = [
+        GateRow(each.artifact.path, "onnxruntime", "macro-F1", each.parity)
+        for each in chosen.values()
+    ]
     if runs_here("openvino"):
         cpu = chosen["cpu"]
         say(f"{cpu.artifact.path} on openvino")
         found = measure({"cpu chosen": cpu.model}, "openvino")["cpu chosen"]
         verdict = parity_gate(figures[_FLOAT], found, allowed_points=options.allowed_points)
-        gate.insert(1, GateRow(cpu.artifact.path, "openvino", verdict))
+        gate.insert(1, GateRow(cpu.artifact.path, "openvino", "macro-F1", verdict))
     return chosen, tuple(gate)
 
 
