@@ -32,6 +32,7 @@ from edge_runtime.bundle import (
     DetectorSpec,
     HeadName,
     ModelCard,
+    Precision,
     Runtime,
 )
 from edge_runtime.errors import DataError, SettingsError
@@ -40,6 +41,7 @@ from edge_runtime.preprocess import crop_tensor
 from export.assembly import BEST, METHOD_CHOICES, ArtifactFacts, runs_here
 from export.cards import CardText
 from export.graph import convolution_work, load_graph
+from export.half import also_artifact, unquantised
 from export.head_cards import attribute_figures, class_figures, head_card
 from export.head_evaluation import (
     HeadOnDetector,
@@ -64,7 +66,7 @@ _KINDS = {
         "static Q/DQ, symmetric int8, convolutions' weights per channel, other layers float"
     ),
 }
-_FLOAT = "float"
+_FLOAT, _HALF = "float", "float16"
 # Macro-F1 of a variant by domain; variants by name, an int8 one by runtime and method.
 _Figures = Mapping[str, Mapping[str, float]]
 
@@ -80,6 +82,7 @@ class HeadOptions:
         minimum: fewer are refused.
         allowed_points: of macro-F1, that any domain may lose.
         cpu_only: leave the TensorRT artifact out.
+        also: precisions beside int8 that artifacts are made of, float16 or float32.
         outside_differential: classes counted beside the white cells, where it has them.
         blasts: classes that count as blasts; None takes those that are called so.
         allowed_blast_points: of blast recall, that any domain may lose.
@@ -93,6 +96,7 @@ class HeadOptions:
     allowed_points: float = ALLOWED_HEAD_POINTS
     threads: int = 1
     cpu_only: bool = False
+    also: tuple[Precision, ...] = ()
     outside_differential: tuple[str, ...] = ()
     blasts: tuple[str, ...] | None = None
     allowed_blast_points: float = ALLOWED_BLAST_POINTS
@@ -185,12 +189,13 @@ def assemble_classifier(
             for name in variants
         }
 
-    chosen, gate = _choose("classifier", made.model, feeds, measure, drawn, options, say)
+    chosen = _choose("classifier", made.model, feeds, measure, drawn, options, say)
+    gate = chosen.gate
     if blasts:
         say(f"classifier: recall of {', '.join(blasts)} on validation cells")
-        gate += _blast_gate(spec, made.model, chosen, cells, views, options)
+        gate = (*gate, *_blast_gate(spec, made.model, chosen, cells, views, options))
     say("classifier: temperature and abstention on validation cells")
-    cpu = chosen["cpu"].model
+    cpu = chosen.int8["cpu"].model
     answers = classify_cells(spec, {"int8": cpu}, cells, "val", threads=options.threads)
     temperature = fit_temperature(answers.probabilities["int8"], answers.truth)
     calibrated = at_temperature(answers.probabilities["int8"], temperature)
@@ -198,7 +203,7 @@ def assemble_classifier(
         update={
             "temperature": temperature,
             "abstain_below": choose_abstention(calibrated, answers.truth),
-            "artifacts": _artifacts(chosen),
+            "artifacts": chosen.artifacts,
         }
     )
     say("classifier: test cells")
@@ -253,7 +258,9 @@ def assemble_attribute_head(
         return {
             name: HeadOnDetector(
                 model,
-                detector.float_model if name == _FLOAT else detector.int8[_runtime_of(name)],
+                detector.float_model
+                if name in (_FLOAT, _HALF)
+                else detector.int8[_runtime_of(name)],
             )
             for name, model in variants.items()
         }
@@ -277,15 +284,15 @@ def assemble_attribute_head(
             for name in variants
         }
 
-    chosen, gate = _choose("attribute_head", made.model, feeds, measure, drawn, options, say)
-    spec = spec.model_copy(update={"artifacts": _artifacts(chosen)})
+    chosen = _choose("attribute_head", made.model, feeds, measure, drawn, options, say)
+    spec = spec.model_copy(update={"artifacts": chosen.artifacts})
     say("attribute_head: test cells")
     metrics: dict[str, dict[str, float]] = {}
     if cells.cells.of_split("test"):
-        variants = {"int8": HeadOnDetector(chosen["cpu"].model, detector.int8["cpu"])}
+        variants = {"int8": HeadOnDetector(chosen.int8["cpu"].model, detector.int8["cpu"])}
         on_test = judge_cells(spec, detector.spec, variants, cells, "test", threads=options.threads)
         metrics = attribute_figures(spec, on_test, "int8")
-    return _result("attribute_head", spec, chosen, gate, card, metrics, options)
+    return _result("attribute_head", spec, chosen, chosen.gate, card, metrics, options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +302,33 @@ class _Quantised:
     artifact: Artifact
     model: bytes
     parity: ParityResult
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The artifacts of a head, and the verdicts on its main figure.
+
+    Attributes:
+        int8: by runtime family.
+        beside: artifacts of other precisions with their bytes.
+    """
+
+    int8: dict[Runtime, _Quantised]
+    beside: tuple[tuple[Artifact, bytes], ...]
+    gate: tuple[GateRow, ...]
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        return (
+            *(each.artifact for each in self.int8.values()),
+            *(artifact for artifact, _ in self.beside),
+        )
+
+    @property
+    def models(self) -> dict[str, bytes]:
+        """Bytes by path."""
+        made = {each.artifact.path: each.model for each in self.int8.values()}
+        return made | {artifact.path: model for artifact, model in self.beside}
 
 
 def _blasts(
@@ -314,16 +348,15 @@ def _blasts(
 def _blast_gate(
     spec: ClassifierSpec,
     float_model: bytes,
-    chosen: Mapping[Runtime, _Quantised],
+    chosen: _Chosen,
     cells: OpenedCells,
     views: int,
     options: HeadOptions,
 ) -> tuple[GateRow, ...]:
     """What rounding costs the share of blasts that are called blasts, of whatever kind."""
-    models = {each.artifact.path: each.model for each in chosen.values()}
-    runs = [("onnxruntime", models)]
+    runs = [("onnxruntime", chosen.models)]
     if runs_here("openvino"):
-        cpu = chosen["cpu"]
+        cpu = chosen.int8["cpu"]
         runs.append(("openvino", {cpu.artifact.path: cpu.model}))
     rows: list[GateRow] = []
     known: Mapping[str, float] = {}
@@ -358,7 +391,7 @@ def _choose(
     drawn: DrawnCells,
     options: HeadOptions,
     say: Callable[[str], None],
-) -> tuple[dict[Runtime, _Quantised], tuple[GateRow, ...]]:
+) -> _Chosen:
     """Per runtime family the method asked for, or the one that costs it least."""
     variants = {_FLOAT: float_model}
     wanted = tensors_to_measure(float_model)
@@ -392,7 +425,17 @@ def _choose(
         found = measure({"cpu chosen": cpu.model}, "openvino")["cpu chosen"]
         verdict = parity_gate(figures[_FLOAT], found, allowed_points=options.allowed_points)
         gate.insert(1, GateRow(cpu.artifact.path, "openvino", "macro-F1", verdict))
-    return chosen, tuple(gate)
+    beside = []
+    for precision in options.also:
+        artifact = also_artifact(head, precision)
+        model = unquantised(float_model, precision)
+        beside.append((artifact, model))
+        if precision == "float16":
+            say(f"{artifact.path} on validation cells")
+            found = measure({_HALF: model}, "onnxruntime")[_HALF]
+            verdict = parity_gate(figures[_FLOAT], found, allowed_points=options.allowed_points)
+            gate.append(GateRow(artifact.path, "onnxruntime", "macro-F1", verdict))
+    return _Chosen(chosen, tuple(beside), tuple(gate))
 
 
 def _runtime_of(variant: str) -> Runtime:
@@ -411,21 +454,17 @@ def _artifact(head: HeadName, runtime: Runtime, method: str, drawn: DrawnCells) 
     )
 
 
-def _artifacts(chosen: Mapping[Runtime, _Quantised]) -> tuple[Artifact, ...]:
-    return tuple(each.artifact for each in chosen.values())
-
-
 def _result(
     head: HeadName,
     spec: ClassifierSpec | AttributeHeadSpec,
-    chosen: Mapping[Runtime, _Quantised],
+    chosen: _Chosen,
     gate: tuple[GateRow, ...],
     card: CardText,
     metrics: Mapping[str, Mapping[str, float]],
     options: HeadOptions,
 ) -> HeadResult:
-    contents = {each.artifact.path: each.model for each in chosen.values()}
-    cpu = chosen["cpu"]
+    contents = chosen.models
+    cpu = chosen.int8["cpu"]
     with open_backend(backend_row("onnxruntime"), cpu.model, threads=1) as loaded:
         ran_on = f"{loaded.facts.name} {loaded.facts.version}, {platform.machine()}"
     described = head_card(

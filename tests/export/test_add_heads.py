@@ -414,3 +414,17 @@ def test_a_blast_called_another_blast_is_called_a_blast() -> None:
     none = ClassAnswers(np.array(["a"]), np.array([0]), {"int8": said[:1]})
     with pytest.raises(DataError, match="none is a blast"):
         none.blast_recall(("red", "green", "blue"), ("green",), "int8")
+
+
+def test_heads_in_half_precision_beside_int8(bundle: Bundle, tmp_path: Path) -> None:
+    given = arguments(tmp_path, "--also=float16", "--also=float32")
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, (result.output, result.exception)
+    manifest = open_bundle(tmp_path / "new").manifest
+    for head in (manifest.classifier, manifest.attribute_head):
+        assert head is not None
+        precisions = [each.precision for each in head.artifacts]
+        assert precisions == ["int8", "int8", "float16", "float32"]
+    judged = {each.artifact for each in manifest.parity}
+    for head in ("classifier", "attribute_head"):
+        assert f"{head}.tensorrt.float16.onnx" in judged
