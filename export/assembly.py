@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calibration.accuracy import (
     DetectionMetrics,
@@ -32,13 +32,20 @@ from calibration.sampling import (
     hash_files,
 )
 from edge_runtime.backends import backend_row, open_backend
-from edge_runtime.bundle import Artifact, CalibrationSummary, DetectorSpec, WorkingScale
+from edge_runtime.bundle import (
+    Artifact,
+    CalibrationSummary,
+    DetectorSpec,
+    Precision,
+    WorkingScale,
+)
 from edge_runtime.errors import BackendError, SettingsError
 from export.bundle_writer import DEFAULT_SCALE, DEFAULT_THRESHOLDS, BundleDraft, detector_spec
 from export.cards import CARD_NAME, CardText, model_card, render_card
 from export.evaluation import find_in_domains, views_to_tell
 from export.graph import convolution_work, decode_of, load_graph
-from export.parity import ALLOWED_POINTS, ParityResult, parity_gate
+from export.half import also_artifact, unquantised
+from export.parity import ALLOWED_POINTS, GateRow, ParityResult, parity_gate
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
 from export.trained_scales import TrainedScales
 from export.training_run import TrainingRun
@@ -70,6 +77,7 @@ class ExportOptions:
         score: operating point; None chooses it on the validation fields.
         date: of the measurement, as written into the card.
         cpu_only: leave the TensorRT artifact out; the manifest then names none.
+        also: precisions beside int8 that artifacts are made of, float16 or float32.
     """
 
     name: str
@@ -85,21 +93,13 @@ class ExportOptions:
     working_scale: WorkingScale = DEFAULT_SCALE
     threads: int = 1
     cpu_only: bool = False
+    also: tuple[Precision, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHOD_CHOICES:
             raise SettingsError(
                 f"calibration method {self.method!r}: choose one of {', '.join(METHOD_CHOICES)}"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class GateRow:
-    """The verdict on one artifact as one backend runs it."""
-
-    artifact: str
-    backend: str
-    parity: ParityResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,12 +170,22 @@ def assemble(
 
     made = _quantise(run, float_model, measure, float_ap, calibration, trained, say)
     models = {path: each.model for path, each in made.items()}
-    gate = [GateRow(path, "onnxruntime", each.parity) for path, each in made.items()]
+    models |= {
+        also_artifact("detector", each).path: unquantised(float_model, each)
+        for each in options.also
+    }
+    gate = [GateRow(path, "onnxruntime", "AP50-95", each.parity) for path, each in made.items()]
     if runs_here("openvino"):
         say(f"{CPU.path} on openvino")
         ap = measure.ap(measure.finds(models[CPU.path], "openvino"))
         verdict = parity_gate(float_ap, ap, allowed_points=options.allowed_points)
-        gate.insert(1, GateRow(CPU.path, "openvino", verdict))
+        gate.insert(1, GateRow(CPU.path, "openvino", "AP50-95", verdict))
+    if "float16" in options.also:
+        half = also_artifact("detector", "float16").path
+        say(f"{half} on validation fields")
+        ap = measure.ap(measure.finds(models[half], "onnxruntime"))
+        verdict = parity_gate(float_ap, ap, allowed_points=options.allowed_points)
+        gate.append(GateRow(half, "onnxruntime", "AP50-95", verdict))
     point = _operating_point(made[CPU.path].finds, options.score)
     score = point.score
     say(f"both on {_count(test)} test fields")
@@ -187,6 +197,7 @@ def assemble(
     )
     chosen = _methods(made)
     draft = _draft(spec, calibration, chosen, card, int8_test, models, options)
+    draft = replace(draft, parity=tuple(row.record() for row in gate))
     facts = tuple(
         ArtifactFacts(path, len(content), convolution_work(load_graph(content)).share)
         for path, content in models.items()
@@ -285,15 +296,15 @@ def _quantise(
 
 def _artifacts(options: ExportOptions, trained: TrainedScales | None) -> list[Artifact]:
     wanted = [CPU] if options.cpu_only else [CPU, TENSORRT]
+    beside = [also_artifact("detector", each) for each in options.also]
     if trained is None:
-        return wanted
-    weights = {CPU.path: "of weights from training", TENSORRT.path: "from training"}
-    return [
-        each.model_copy(
-            update={"quantisation": f"{each.quantisation}, scales {weights[each.path]}"}
-        )
+        return [*wanted, *beside]
+    scales = {CPU.path: "of weights from training", TENSORRT.path: "from training"}
+    rounded = [
+        each.model_copy(update={"quantisation": f"{each.quantisation}, scales {scales[each.path]}"})
         for each in wanted
     ]
+    return [*rounded, *beside]
 
 
 def _draw(

@@ -36,6 +36,7 @@ from edge_runtime.bundle import (
     Manifest,
     ModelCard,
     OutputSpec,
+    ParityRecord,
     Thresholds,
     WorkingScale,
     open_bundle,
@@ -69,6 +70,7 @@ class BundleDraft:
         description: which of them holds the film description's sentences.
         head_cards: of the heads it has.
         domain: which films it was validated on.
+        parity: verdicts of the accuracy gate.
     """
 
     name: str
@@ -82,6 +84,7 @@ class BundleDraft:
     description: str | None = None
     head_cards: Mapping[HeadName, ModelCard] = field(default_factory=dict)
     domain: DomainSpec | None = None
+    parity: tuple[ParityRecord, ...] = ()
 
 
 def draft_of(bundle: Bundle) -> BundleDraft:
@@ -99,6 +102,7 @@ def draft_of(bundle: Bundle) -> BundleDraft:
         description=manifest.description,
         head_cards=manifest.head_cards,
         domain=manifest.domain,
+        parity=manifest.parity,
     )
 
 
@@ -241,6 +245,7 @@ def _manifest(draft: BundleDraft) -> bytes:
             description=draft.description,
             domain=draft.domain,
             calibration=draft.calibration,
+            parity=draft.parity,
             model_card=draft.model_card,
             head_cards=dict(draft.head_cards),
         )

@@ -184,8 +184,10 @@ def _joined(draft: BundleDraft, result: HeadResult) -> BundleDraft:
     gone = set() if old is None else {each.path for each in old.artifacts}
     kept = {path: content for path, content in draft.contents.items() if path not in gone}
     spec = result.spec
+    verdicts = [each for each in draft.parity if each.artifact not in gone]
     return replace(
         draft,
+        parity=(*verdicts, *(row.record() for row in result.gate)),
         contents={**kept, **result.contents},
         classifier=spec if isinstance(spec, ClassifierSpec) else draft.classifier,
         attribute_head=spec if isinstance(spec, AttributeHeadSpec) else draft.attribute_head,

@@ -208,3 +208,25 @@ def test_scales_from_training_go_into_the_bundle(
         assert stored[f"{name}/scale"] == np.float32(scale)
     for name, scales in found.weights.items():
         np.testing.assert_array_equal(stored[f"{name}/scale"], scales)
+
+
+def test_other_precisions_stand_behind_int8(
+    run: TrainingRun, card_file: Path, tmp_path: Path
+) -> None:
+    given = arguments(run, card_file, tmp_path / "bundle", "--also=float16", "--also=float32")
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    bundle = open_bundle(tmp_path / "bundle")
+    made = [(each.runtime, each.precision) for each in bundle.manifest.detector.artifacts]
+    assert made == [
+        ("cpu", "int8"),
+        ("tensorrt", "int8"),
+        ("tensorrt", "float16"),
+        ("cpu", "float32"),
+    ]
+    assert bundle.artifact_for("tensorrt").precision == "int8"
+    judged = {each.artifact for each in bundle.manifest.parity}
+    assert "detector.tensorrt.float16.onnx" in judged
+    assert "detector.cpu.float32.onnx" not in judged
+    refused = CliRunner().invoke(app, [*given, "--also=float8"])
+    assert isinstance(refused.exception, SettingsError)
