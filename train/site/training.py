@@ -24,17 +24,21 @@ from train.site.settings import SiteSettings
 DONE = "done"
 RUN = "run"
 REJECTED = "rejected.pt"
+_LISTED = 5
 
 
 class PlannedDataset(YOLODataset):
     """All pictures of a plan, of which an epoch shows some, some of them several times."""
 
-    def __init__(self, *arguments: Any, plan: EpochPlan, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, folder: str, plan: EpochPlan, **options: Any) -> None:
+        super().__init__(img_path=folder, **options)
         if len(self.labels) != plan.site + plan.replay:
+            taken = {Path(file).name for file in self.im_files}
+            left = [each for each in Path(folder).iterdir() if each.name not in taken]
+            shown = ", ".join(sorted(str(each.resolve()) for each in left)[:_LISTED])
             raise DataError(
-                f"{self.img_path}: {plan.site + plan.replay} pictures written, ultralytics takes "
-                f"{len(self.labels)}; look for pictures it cannot read among the source's"
+                f"{len(left)} of {plan.site + plan.replay} pictures cannot be read by "
+                f"ultralytics: {shown}; copy the data again"
             )
         self._plan = plan
         self._whole = (self.im_files, self.labels, self.npy_files)
@@ -66,7 +70,8 @@ class SiteTrainer(DetectionTrainer):
         network: Any = self.model
         detector: Any = unwrap_model(network)
         return PlannedDataset(
-            img_path=img_path,
+            img_path,
+            self.plan,
             imgsz=self.args.imgsz,
             batch_size=batch,
             augment=True,
@@ -81,7 +86,6 @@ class SiteTrainer(DetectionTrainer):
             classes=None,
             data=self.data,
             fraction=1.0,
-            plan=self.plan,
         )
 
 
