@@ -109,3 +109,9 @@ def test_mask_pictures_are_two_domains(tmp_path: Path) -> None:
     assert named == ["wbc-masks:1", "wbc-masks:2", "wbc-masks:2"]
     with pytest.raises(DataError, match="No such file"):
         list(MaskPictures(tmp_path / "images").fields("test"))
+    (tmp_path / "images" / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"images/1\.png: empty file .*; copy the data again"):
+        list(MaskPictures(tmp_path).fields("test"))
+    (tmp_path / "labels.csv").write_text("picture;set\n1;2\n")
+    with pytest.raises(DataError, match="no table with the columns file and dataset"):
+        list(MaskPictures(tmp_path).fields("test"))

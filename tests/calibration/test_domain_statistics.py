@@ -134,10 +134,19 @@ def test_auroc_is_the_share_of_right_pairs() -> None:
 def test_domains_too_small_or_without_life_are_one_line() -> None:
     with pytest.raises(DataError, match="'a': 4 training fields, at least 10"):
         fit_statistics({"a": fields(4)})
-    with pytest.raises(DataError, match="'b': all training fields are alike"):
+    with pytest.raises(DataError, match="'b': 12 training fields, 1 of them different, at least"):
         fit_statistics({"a": fields(12), "b": np.ones((12, 3))})
+    with pytest.raises(DataError, match="'a': 36 training fields, 9 of them different, at least"):
+        fit_statistics({"a": np.tile(fields(9), (4, 1))})
+    assert fit_statistics({"a": np.tile(fields(10), (4, 1))})[0].means.shape == (1, 3)
     with pytest.raises(DataError, match="no numbers"):
         fit_statistics({"a": fields(12) * np.nan})
+    for wrong in (np.nan, np.inf):
+        # Among others, where sorting would put it anywhere.
+        one = fields(9)
+        one[4, 1] = wrong
+        with pytest.raises(DataError, match="'a': a field's features are no numbers"):
+            find_borders(standing_alone(3), {"a": [one]})
     with pytest.raises(DataError, match="no domain"):
         fit_statistics({})
     with pytest.raises(DataError, match="no validation field"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -253,6 +254,10 @@ def test_bad_wishes_are_one_line(bare: Path, data: Path, tmp_path: Path) -> None
     for spelled in ("north", "=north", "north="):
         with pytest.raises(SettingsError, match="NAME=FOLDER"):
             domain_sources([spelled], None, data=data, virtual=False)
+    for again in (["a=x", "b=y", " a = z"], ["a=x", "a=x"]):
+        with pytest.raises(SettingsError, match="'a' is x already; name each domain once"):
+            domain_sources(again, None, data=data, virtual=False)
+    assert domain_sources([" a = x "], None, data=data, virtual=False)[0].names == ("a",)
     with pytest.raises(SettingsError, match="no domain"):
         domain_sources([], None, data=data, virtual=False)
     few = tmp_path / "few" / "images" / "train"
@@ -262,6 +267,16 @@ def test_bad_wishes_are_one_line(bare: Path, data: Path, tmp_path: Path) -> None
     write_image(few.parent / "val" / "one.png", field(2))
     with pytest.raises(DataError, match="1 training fields, at least 10"):
         with_domain(draft, [FolderDomain("few", tmp_path / "few")])
+
+
+def test_a_validation_field_that_was_trained_on_is_refused(
+    bare: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data / "north", tmp_path / "north")
+    splits = tmp_path / "north" / "images"
+    shutil.copy(splits / "train" / "003.png", splits / "val" / "another name.png")
+    with pytest.raises(DataError, match="'north': 1 validation fields are training fields as well"):
+        with_domain(draft_of(open_bundle(bare)), [FolderDomain("north", tmp_path / "north")])
 
 
 def test_a_detector_without_maps_cannot_be_assessed(tmp_path: Path, data: Path) -> None:
