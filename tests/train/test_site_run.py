@@ -20,7 +20,7 @@ import torch
 from ultralytics.nn.tasks import DetectionModel
 
 import train.evaluate_attridet as evaluation
-from edge_runtime.errors import DataError, LeukoscopeError, SettingsError
+from edge_runtime.errors import DataError, LeukoscopeError, SettingsError, StoreError
 from edge_runtime.film_report import RESEARCH_USE
 from edge_runtime.image_file import read_image
 from export.training_run import open_training_run
@@ -37,6 +37,7 @@ from train.datasets.site_fields import read_site_fields
 from train.own_checkpoint import load_own_checkpoint
 from train.site import training
 from train.site.folder import is_written, write_folder
+from train.site.page import write_page
 from train.site.prepare import prepare
 from train.site.run import _counts, _say_what_was_found, adapt_to_site
 from train.site.settings import SiteHyperparameters, SiteSettings
@@ -316,6 +317,32 @@ def test_a_source_picture_that_cannot_be_trained_on_is_named(root: Path, tmp_pat
     picture.write_bytes(picture.read_bytes()[:-60])
     with pytest.raises(DataError, match=r"1 of 7 pictures cannot be read .*train/field_01\.png"):
         adapt(settings(root, replay=[str(source)]), tmp_path / "out")
+
+
+def test_a_disk_that_is_full_is_one_line(
+    root: Path, finished: tuple[Path, SiteResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(trainer: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training.SiteTrainer, "train", fill)
+    out = tmp_path / "out"
+    with pytest.raises(StoreError, match="cannot be written: No space left on device; free space"):
+        adapt(settings(root), out)
+    # What such a disk leaves of a checkpoint.
+    weights = out / "run" / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    (weights / "last.pt").write_bytes((root / "start.pt").read_bytes()[:9000])
+    with pytest.raises(DataError, match=r"last\.pt: damaged"):
+        adapt(settings(root), out, resume=True)
+    (tmp_path / "page" / "fields.png").mkdir(parents=True)
+    model = load_own_checkpoint(root / "start.pt")
+    held_out = prepare(settings(root), CLASSES).site.held_out
+    with pytest.raises(OSError, match=r"fields\.png"):
+        write_page(
+            finished[1], model, model, held_out, tmp_path / "page", size=64, score=0.25,
+            device="cpu",
+        )  # fmt: skip
 
 
 def test_of_equally_good_epochs_the_last_is_kept() -> None:
