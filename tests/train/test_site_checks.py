@@ -177,6 +177,19 @@ def test_the_folders_own_test_split_is_never_learnt_from(tmp_path: Path) -> None
     assert site.different == 6
 
 
+def test_no_film_of_the_test_split_is_learnt_from(tmp_path: Path) -> None:
+    fields = drawn_fields(9)
+    write_yolo(tmp_path, fields[:7], "train")
+    write_yolo(tmp_path, fields[7:], "test")
+    rows = [(fields[7].name, "film 1"), (fields[0].name, "film 1"), (fields[1].name, "film 2")]
+    (tmp_path / "groups.csv").write_text(
+        "image,group\n" + "".join(f"{name},{film}\n" for name, film in rows)
+    )
+    site = divide(read_site_fields(tmp_path).require_clean())
+    assert names(site.train) | names(site.held_out) == {each.name for each in fields[1:7]}
+    assert "1 fields left out: near-copies or films of test fields" in site.notes
+
+
 def source(root: Path, counts: dict[str, int]) -> Path:
     fields = drawn_fields(sum(counts.values()), seed=9, ground=GROUND)
     for split, count in counts.items():

@@ -292,6 +292,49 @@ def test_no_run_is_written_among_the_fields(root: Path) -> None:
     assert not (root / "own" / "runs").exists()
 
 
+def test_what_is_measured_was_not_trained_on_and_is_measured_of_both_detectors(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A test split of the site as well.
+    own = tmp_path / "own"
+    write_yolo(own, drawn_fields(6), "train")
+    write_yolo(own, drawn_fields(8)[6:], "test")
+    chosen = settings(root, fields=str(own))
+    real, asked = evaluation.judge_pictures, list[tuple[float, set[Path]]]()
+
+    def judge(model: Any, fields: Any, images: Any, **more: Any) -> Any:
+        weight = float(next(model.parameters()).double().sum())
+        asked.append((weight, {each.image for each in images}))
+        return real(model, fields, images, **more)
+
+    monkeypatch.setattr(evaluation, "judge_pictures", judge)
+    adapt(chosen, tmp_path / "out")
+    prepared = prepare(chosen, CLASSES)
+    source = root / "source" / "images"
+    sets = [
+        {each.image for each in prepared.site.held_out},
+        set((own / "images" / "test").iterdir()),
+        set((source / "val").iterdir()),
+    ]
+    assert [images for _, images in asked] == [*sets, *sets]
+    start = float(next(load_own_checkpoint(root / "start.pt").parameters()).double().sum())
+    end = next(load_own_checkpoint(tmp_path / "out/run/weights/best.pt").parameters())
+    weights = [weight for weight, _ in asked]
+    assert weights == [start] * 3 + [float(end.double().sum())] * 3
+    assert weights[0] != weights[3]
+    # Links show where each picture comes from, wherever ultralytics looks.
+    data = tmp_path / "out" / "data" / "images"
+    trained, stopped = (
+        {each.resolve() for each in (data / split).iterdir()} for split in ("train", "val")
+    )
+    assert stopped == {each.resolve() for each in sets[0]}
+    assert trained == {
+        *(each.image.resolve() for each in prepared.site.train),
+        *(each.resolve() for each in (source / "train").iterdir()),
+    }
+    assert not trained & {each.resolve() for images in sets for each in images}
+
+
 def test_what_was_found_in_the_folders_is_told_and_recorded(root: Path, tmp_path: Path) -> None:
     own, source, said = tmp_path / "own", tmp_path / "source", list[str]()
     write_cvat(own, drawn_fields(6))
