@@ -50,6 +50,7 @@ NEW = {
             "Inputs": [{"Name": "q", "Dimensions": [1, 4, 8, 8], "Datatype": "Int8"}],
             "Constants": [
                 {"Name": "s", "Dimensions": [1, 8, 1, 1], "Datatype": "Float"},
+                {"Name": "t", "Dimensions": [2, 2], "Datatype": "Half"},
                 {"Name": "w", "Dimensions": [8, 4, 3, 3], "Datatype": "Int8"},
             ],
             "Outputs": [{"Name": "o", "Dimensions": [1, 8, 8, 8], "Datatype": "Float"}],
@@ -69,7 +70,8 @@ Name: wait, LayerType: signal, Inputs: [], Constants: [], Outputs: [], TacticNam
 EventId: 1, Metadata:\x20
 Name: a/Conv_2, LayerType: correlation, Inputs: [ { Name: q, Dimensions: [-1,4,8,8], Strides: \
 [1,2,3,4], Datatype: Int8, Format: (NHWC) Channel major format }], Constants: [ { Name: s, \
-Dimensions: [1,8,1,1], Datatype: Float, Format: x }, { Name: w, Dimensions: [8,4,3,3], Datatype: \
+Dimensions: [1,8,1,1], Datatype: Float, Format: x }, { Name: t, Dimensions: [2,2], Datatype: \
+Half, Format: x }, { Name: w, Dimensions: [8,4,3,3], Datatype: \
 Int8, Format: x }], Outputs: [ { Name: o, Dimensions: [-1,8,8,8], Datatype: Float, Format: x }], \
 TacticName: stub, StreamId: 0, Metadata: [ONNX Layer: a/Conv][ONNX Layer: a/DQ]
 
@@ -92,7 +94,7 @@ def test_old_releases_are_read() -> None:
 
 def test_new_releases_are_read_and_glue_is_no_convolution() -> None:
     layers = layers_from_json(json.dumps(NEW))
-    assert layers[0].weights == ("int8",)
+    assert layers[0].weights == ("int8", "float16")
     assert layers[0].onnx == ("a/Conv", "a/DQ")
     assert not layers[1].multiplies
     table = convolution_table(ASKED, layers)
