@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.backends import InferenceBackend, fits
+from edge_runtime.backends import InferenceBackend, Tensor, fits
 from edge_runtime.bundle import AttributeHeadSpec, DetectorSpec
 from edge_runtime.errors import BackendError
 from edge_runtime.types import Float32Array, Int64Array
@@ -47,12 +47,13 @@ class AttributeHead:
         return self._spec
 
     def judge(
-        self, feature_maps: Mapping[str, Float32Array], boxes_xyxy: Float32Array
+        self, feature_maps: Mapping[str, Tensor], boxes_xyxy: Float32Array
     ) -> tuple[Int64Array, Float32Array]:
         """Attributes of the cells of one look.
 
         Args:
-            feature_maps: the detector's, by name; float32 ``(1, channels, h, w)``.
+            feature_maps: the detector's, by name; float32 ``(1, channels, h, w)``, here or on
+                the device.
             boxes_xyxy: float32 ``(n, 4)``, pixels of the detector's input.
 
         Returns:
@@ -66,7 +67,7 @@ class AttributeHead:
         count = len(spec.attributes.attributes)
         if len(boxes_xyxy) == 0:
             return np.zeros((0, count), np.int64), np.zeros((0, count), np.float32)
-        arrays = {name: feature_maps[name] for name in spec.reads}
+        arrays: dict[str, Tensor] = {name: feature_maps[name] for name in spec.reads}
         arrays[spec.boxes] = np.ascontiguousarray(boxes_xyxy, np.float32)
         logits = self._backend.infer(arrays)[spec.output]
         expected = (len(boxes_xyxy), self._starts[-1])

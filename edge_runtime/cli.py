@@ -53,7 +53,7 @@ def run(
         Path | None, typer.Option(help="model bundle, folder or file [default: shipped demo]")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="auto, onnxruntime or openvino [default: auto]")
+        str | None, typer.Option(help="auto, onnxruntime, openvino, tensorrt, ... [default: auto]")
     ] = None,
     save_frames: Annotated[
         bool | None, typer.Option("--save-frames", help="keep every field at full size")

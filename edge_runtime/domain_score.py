@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.backends import Tensor, on_host
 from edge_runtime.bundle import (
     DetectorSpec,
     DistanceKind,
@@ -27,7 +28,6 @@ from edge_runtime.bundle import (
 )
 from edge_runtime.errors import BundleError
 from edge_runtime.preprocess import Window
-from edge_runtime.types import Float32Array
 
 Float64Array = NDArray[np.float64]
 
@@ -142,7 +142,7 @@ def feature_count(maps: Sequence[FeatureMapSpec]) -> int:
 
 
 def pool_features(
-    feature_maps: Mapping[str, Float32Array], whole: Window, maps: Sequence[FeatureMapSpec]
+    feature_maps: Mapping[str, Tensor], whole: Window, maps: Sequence[FeatureMapSpec]
 ) -> Float64Array:
     """Mean and standard deviation of every channel, over the field and not its padding.
 
@@ -157,7 +157,7 @@ def pool_features(
     left, top, right, bottom = whole.placed
     parts = []
     for each in maps:
-        values = feature_maps[each.name][0]
+        values = on_host(feature_maps[each.name])[0]
         rows = _inside(top, bottom, each.stride, values.shape[1])
         columns = _inside(left, right, each.stride, values.shape[2])
         flat = values[:, rows, columns].reshape(each.channels, -1)
@@ -216,7 +216,7 @@ class DomainScorer:
         self._statistics = statistics
         self._borders = np.array([each.borders[spec.distance] for each in spec.domains])
 
-    def judge(self, feature_maps: Mapping[str, Float32Array], whole: Window) -> FieldDomain:
+    def judge(self, feature_maps: Mapping[str, Tensor], whole: Window) -> FieldDomain:
         """Of one field, from the detector's look at all of it."""
         return self.judge_vector(pool_features(feature_maps, whole, self._maps))
 

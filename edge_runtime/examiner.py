@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_runtime.attribute_head import AttributeHead
 from edge_runtime.attributes import MISSING
+from edge_runtime.backends import Tensor
 from edge_runtime.classifier import CellClasses, Classifier
 from edge_runtime.domain_score import DomainScorer, FieldDomain
 from edge_runtime.preprocess import Window
@@ -111,7 +112,7 @@ class _Timed:
         self.seconds = 0.0
 
     def __call__(
-        self, feature_maps: Mapping[str, Float32Array], boxes_xyxy: Float32Array
+        self, feature_maps: Mapping[str, Tensor], boxes_xyxy: Float32Array
     ) -> tuple[Int64Array, Float32Array]:
         started = self._clock()
         judged = self._head.judge(feature_maps, boxes_xyxy)
@@ -128,7 +129,7 @@ class _Watching:
         self.judged: FieldDomain | None = None
         self.seconds = 0.0
 
-    def __call__(self, feature_maps: Mapping[str, Float32Array], whole: Window) -> None:
+    def __call__(self, feature_maps: Mapping[str, Tensor], whole: Window) -> None:
         started = self._clock()
         self.judged = self._scorer.judge(feature_maps, whole)
         self.seconds += self._clock() - started

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_runtime import __version__
@@ -89,7 +90,9 @@ def load_bundle(
     threads = settings.threads or os.cpu_count() or 1
     with ExitStack() as open_ones:
         with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
-            opening = loader.submit(_open_all, row, bundle, artifacts, threads, open_ones)
+            opening = loader.submit(
+                _open_all, row, bundle, artifacts, threads, settings.engines, open_ones
+            )
             # OpenCV and the pipeline load while the backends read their models.
             from edge_runtime.attribute_head import AttributeHead
             from edge_runtime.classifier import Classifier
@@ -136,11 +139,12 @@ def _open_all(
     bundle: Bundle,
     artifacts: dict[HeadName | None, Artifact],
     threads: int,
+    engines: Path | None,
     open_ones: ExitStack,
 ) -> dict[HeadName | None, InferenceBackend]:
     return {
         head: open_ones.enter_context(
-            open_backend(row, bundle.contents[artifact.path], threads=threads)
+            open_backend(row, bundle.contents[artifact.path], threads=threads, engines=engines)
         )
         for head, artifact in artifacts.items()
     }

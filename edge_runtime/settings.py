@@ -28,7 +28,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    backend: str = Field(default="auto", description="auto, onnxruntime or openvino")
+    backend: str = Field(
+        default="auto",
+        description="auto, onnxruntime, openvino, tensorrt, tensorrt-rtx, onnxruntime-cuda, "
+        "onnxruntime-tensorrt or onnxruntime-nv-tensorrt-rtx",
+    )
+    engines: Path | None = Field(
+        default=None, description="folder of built TensorRT engines; unset: the user's cache"
+    )
     threads: int = Field(
         default=0, ge=0, le=256, description="processor threads for inference; 0: one per core"
     )

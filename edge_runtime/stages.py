@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edge_runtime.backends import InferenceBackend, fits
+from edge_runtime.backends import InferenceBackend, Tensor, fits, on_host
 from edge_runtime.bundle import DetectorSpec
 from edge_runtime.errors import BackendError
 from edge_runtime.postprocess import (
@@ -42,9 +42,9 @@ _BEYOND_DOUBT = 0.75
 
 # From the feature maps of one look, by name, and boxes ``(n, 4)`` in input pixels: value
 # indices and probabilities, both ``(n, attributes)``.
-Describe = Callable[[Mapping[str, Float32Array], Float32Array], tuple[Int64Array, Float32Array]]
+Describe = Callable[[Mapping[str, Tensor], Float32Array], tuple[Int64Array, Float32Array]]
 # From the feature maps of the look at the whole frame, by name, and how it lay in the input.
-WatchWhole = Callable[[Mapping[str, Float32Array], Window], None]
+WatchWhole = Callable[[Mapping[str, Tensor], Window], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class _Look:
 
     window: Window
     found: Detections
-    feature_maps: Mapping[str, Float32Array]
+    feature_maps: Mapping[str, Tensor]
 
 
 class Detector:
@@ -132,8 +132,10 @@ class Detector:
     def _look(self, frame: Frame, window: Window, score: float) -> _Look:
         spec = self._spec
         tensor = tensor_of(frame.pixels, window, spec.input)
-        outputs = self._backend.infer({spec.input.name: tensor})
-        output = outputs[spec.output.name]
+        maps = [each.name for each in spec.feature_maps]
+        # Maps stay where they were computed until someone looks at them, on the device or here.
+        outputs = self._backend.infer_keeping({spec.input.name: tensor}, maps)
+        output = on_host(outputs[spec.output.name])
         if self._one_to_one:
             found = decode_xyxy_score_class(
                 output, score_threshold=score, classes=len(spec.classes)
@@ -148,7 +150,7 @@ class Detector:
         return _Look(
             window,
             found,
-            {each.name: outputs[each.name] for each in spec.feature_maps},
+            {name: outputs[name] for name in maps},
         )
 
     def _inner_finds(

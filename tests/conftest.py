@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_runtime.engines.tensorrt_api import absent_reason, flavour_named
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -23,6 +25,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips, with its reason, a marked test whose needs are not met here."""
     if item.get_closest_marker("realdata") and not _shared_data_folder().is_dir():
         pytest.skip(f"no shared data in {_shared_data_folder()}; set LEUKOSCOPE_DATA")
+    if item.get_closest_marker("engines"):
+        flavour = flavour_named("tensorrt-rtx")
+        reason = absent_reason(flavour)
+        if reason is not None:
+            pytest.skip(reason)
     if item.get_closest_marker("train"):
         absent = [name for name in ("torch", "ultralytics") if find_spec(name) is None]
         if absent:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import queue
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from types import TracebackType
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import Self
 
-from edge_runtime.backends import BackendFacts, TensorSpec
+from edge_runtime.backends import BackendFacts, Tensor, TensorSpec, on_host
 from edge_runtime.errors import BackendError
 from edge_runtime.types import Float32Array
 
@@ -89,7 +89,7 @@ class OpenVinoBackend:
         """How many calls may run at once."""
         return self._streams
 
-    def infer(self, arrays: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
+    def infer(self, arrays: Mapping[str, Tensor]) -> dict[str, Float32Array]:
         """Runs the model once; waits when all requests are busy.
 
         Raises:
@@ -101,7 +101,7 @@ class OpenVinoBackend:
             raise BackendError(f"openvino: got inputs {sorted(arrays)}, the model has {wanted}")
         request = self._requests.get()
         try:
-            results = request.infer(dict(arrays))
+            results = request.infer({name: on_host(each) for name, each in arrays.items()})
             # The request's buffers are reused by the next call.
             return {
                 port.get_any_name(): np.array(value, np.float32) for port, value in results.items()
@@ -111,6 +111,12 @@ class OpenVinoBackend:
             raise BackendError(f"openvino fails on this field: {reason}") from error
         finally:
             self._requests.put(request)
+
+    def infer_keeping(
+        self, arrays: Mapping[str, Tensor], keep: Collection[str]
+    ) -> dict[str, Tensor]:
+        """As ``infer``: everything is in the processor's own memory."""
+        return dict(self.infer(arrays))
 
     def __enter__(self) -> Self:
         return self

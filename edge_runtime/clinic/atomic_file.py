@@ -17,9 +17,9 @@ from typing import BinaryIO
 
 from edge_runtime.errors import StoreError
 
-_FREE_SPACE = "free some space there, or choose another folder with --out"
-_OTHER_FOLDER = "choose another folder with --out"
-_OWN_FOLDER = "choose a folder you may write to with --out"
+_FREE_SPACE = "free some space there, or choose another folder with"
+_OTHER_FOLDER = "choose another folder with"
+_OWN_FOLDER = "choose a folder you may write to with"
 _REMEDIES = {
     errno.ENOSPC: _FREE_SPACE,
     errno.EDQUOT: _FREE_SPACE,
@@ -35,19 +35,21 @@ _IN_THE_WAY = {
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def store_error(path: Path, error: OSError) -> StoreError:
-    """One line that names ``path``, the reason and the remedy."""
+def store_error(path: Path, error: OSError, flag: str = "--out") -> StoreError:
+    """One line that names ``path``, the reason and the remedy; ``flag`` chooses the folder."""
     code = error.errno if error.errno is not None else -1
     reason = _IN_THE_WAY.get(code) or error.strerror or str(error) or type(error).__name__
-    return StoreError(f"cannot write {str(path)!r}: {reason}; {_REMEDIES.get(code, _OTHER_FOLDER)}")
+    remedy = _REMEDIES.get(code, _OTHER_FOLDER)
+    return StoreError(f"cannot write {str(path)!r}: {reason}; {remedy} {flag}")
 
 
-def prepare_folder(folder: Path, file_names: tuple[str, ...] = ()) -> None:
+def prepare_folder(folder: Path, file_names: tuple[str, ...] = (), *, flag: str = "--out") -> None:
     """Create ``folder`` and prove, before any work is done, that files fit into it.
 
     Args:
         folder: created with its parents when missing.
         file_names: files that will be written there later; none may be a folder now.
+        flag: what chooses the folder on the command line.
 
     Raises:
         StoreError: the folder cannot be made or written, or a name is taken by a folder.
@@ -62,15 +64,15 @@ def prepare_folder(folder: Path, file_names: tuple[str, ...] = ()) -> None:
             with contextlib.suppress(OSError):
                 probe.unlink()
     except OSError as error:
-        raise store_error(folder, error) from error
+        raise store_error(folder, error, flag) from error
     for name in file_names:
         if (folder / name).is_dir():
             taken = IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            raise store_error(folder / name, taken)
+            raise store_error(folder / name, taken, flag)
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, durable: bool = True, flag: str = "--out") -> Iterator[BinaryIO]:
     """Open a new file that takes the place of ``path`` when the block ends well.
 
     The bytes go to a hidden file in the same folder. When the block fails, that file is
@@ -79,6 +81,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
     Args:
         path: the file to write; its folder must exist.
         durable: wait until the bytes are on the disk before the old file goes.
+        flag: what chooses the folder on the command line.
 
     Yields:
         The open file, binary.
@@ -98,7 +101,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             part.unlink()
         if isinstance(error, OSError):
-            raise store_error(path, error) from error
+            raise store_error(path, error, flag) from error
         raise
     if durable:
         sync_folder(path.parent)

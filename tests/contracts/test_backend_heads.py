@@ -4,36 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 
 import numpy as np
 import pytest
 
-from edge_runtime.backends import BACKENDS, BackendRow, InferenceBackend, open_backend
+from edge_runtime.backends import BackendRow, InferenceBackend, on_host
 from edge_runtime.errors import BackendError
 from edge_runtime.types import Float32Array
+from tests.contracts.conftest import OpenRow
 from tests.support import SIDE, STAINS, toy_detector
 from tests.toy_heads import CROP_SIDE, MAPS, toy_attribute_head, toy_classifier
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda row: row.name)
-def row(request: pytest.FixtureRequest) -> BackendRow:
-    wanted: BackendRow = request.param
-    reason = import_module(wanted.module).unsupported_reason()
-    if reason is not None:
-        pytest.skip(f"{wanted.name}: {reason}")
-    return wanted
-
-
 @pytest.fixture
-def classifier(row: BackendRow) -> Iterator[InferenceBackend]:
-    with open_backend(row, toy_classifier(), threads=2) as opened:
+def classifier(row: BackendRow, open_row: OpenRow) -> Iterator[InferenceBackend]:
+    with open_row(row, toy_classifier(), 2) as opened:
         yield opened
 
 
 @pytest.fixture
-def head(row: BackendRow) -> Iterator[InferenceBackend]:
-    with open_backend(row, toy_attribute_head(), threads=2) as opened:
+def head(row: BackendRow, open_row: OpenRow) -> Iterator[InferenceBackend]:
+    with open_row(row, toy_attribute_head(), 2) as opened:
         yield opened
 
 
@@ -66,9 +57,11 @@ def test_free_sizes_are_told_as_free(classifier: InferenceBackend, head: Inferen
     assert head.outputs[0].shape == (-1, 5)
 
 
-def test_a_detector_gives_its_feature_maps_beside_its_finds(row: BackendRow) -> None:
+def test_a_detector_gives_its_feature_maps_beside_its_finds(
+    row: BackendRow, open_row: OpenRow
+) -> None:
     picture = np.random.default_rng(1).random((1, 3, SIDE, SIDE)).astype(np.float32)
-    with open_backend(row, toy_detector(maps=MAPS), threads=1) as backend:
+    with open_row(row, toy_detector(maps=MAPS), 1) as backend:
         answer = backend.infer({"images": picture})
     assert set(answer) == {"output", "early", "later"}
     means = picture.reshape(1, 3, 40, 4, 40, 4).mean(axis=(3, 5))
@@ -78,7 +71,8 @@ def test_a_detector_gives_its_feature_maps_beside_its_finds(row: BackendRow) -> 
 def test_any_number_of_cells_one_call_after_another(
     classifier: InferenceBackend, head: InferenceBackend
 ) -> None:
-    for n in (3, 1, 16, 2, 16, 5):
+    # 70 are more than an engine takes at once.
+    for n in (3, 1, 16, 2, 70, 16, 5):
         together = classifier.infer({"crops": crops(n, n)})["logits"]
         alone = [classifier.infer({"crops": crop[None]})["logits"][0] for crop in crops(n, n)]
         np.testing.assert_allclose(together, np.array(alone), atol=1e-3)
@@ -111,3 +105,24 @@ def test_a_missing_input_is_a_backend_error_and_uses_nothing_up(head: InferenceB
     with pytest.raises(BackendError):
         head.infer(arrays | {"boxes": arrays["boxes"][:, :3].copy()})
     np.testing.assert_array_equal(head.infer(arrays)["attributes"], expected)
+
+
+def test_kept_maps_serve_the_head_and_whoever_looks_at_them(
+    row: BackendRow, head: InferenceBackend, open_row: OpenRow
+) -> None:
+    pictures = np.random.default_rng(3).random((2, 1, 3, SIDE, SIDE)).astype(np.float32)
+    boxes = look(4, 4)["boxes"]
+    with open_row(row, toy_detector(maps=MAPS), 2) as detector:
+        plain = [detector.infer({"images": picture}) for picture in pictures]
+        # Both are held at once: the second look must not overwrite the first one's maps.
+        kept = [
+            detector.infer_keeping({"images": picture}, ["early", "later"]) for picture in pictures
+        ]
+        for before, after in zip(plain, kept, strict=True):
+            maps = {name: after[name] for name, _ in MAPS}
+            answer = head.infer(maps | {"boxes": boxes})["attributes"]
+            expected = head.infer({name: before[name] for name in maps} | {"boxes": boxes})
+            np.testing.assert_allclose(answer, expected["attributes"], atol=1e-5)
+            for name, value in after.items():
+                assert tuple(value.shape) == before[name].shape
+                np.testing.assert_array_equal(on_host(value), before[name])

@@ -111,7 +111,10 @@ def steady(report: FilmReport) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("row", BACKENDS, ids=lambda row: row.name)
+# The toy bundles' artifacts are made for processors.
+@pytest.mark.parametrize(
+    "row", [row for row in BACKENDS if row.runtime == "cpu"], ids=lambda row: row.name
+)
 @pytest.mark.parametrize("parts", PARTS)
 def test_every_bundle_of_heads_runs_on_every_backend(
     bundles: dict[str, Bundle], parts: str, row: Any, tmp_path: Path

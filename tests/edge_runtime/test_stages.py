@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -197,6 +197,11 @@ class _Tensors:
         assert self.answer is not None
         return {"output": self.answer}
 
+    def infer_keeping(
+        self, arrays: Mapping[str, Float32Array], keep: Collection[str]
+    ) -> dict[str, Float32Array]:
+        return self.infer(arrays)
+
 
 def detector_of(bundle: Bundle, tensors: _Tensors) -> Detector:
     return Detector(bundle.manifest.detector, cast(InferenceBackend, tensors))
@@ -321,6 +326,11 @@ class _Once:
         found = suppress_doubles(found, iou=0.5)
         columns = (found.boxes_xyxy, found.scores[:, None], found.class_ids[:, None])
         return {"output": np.concatenate(columns, axis=1, dtype=np.float32)[None]}
+
+    def infer_keeping(
+        self, arrays: Mapping[str, Float32Array], keep: Collection[str]
+    ) -> dict[str, Float32Array]:
+        return self.infer(arrays)
 
 
 def test_a_one_to_one_manifest_wants_six_columns(toy_bundle: Bundle) -> None:
