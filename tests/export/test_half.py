@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,3 +88,20 @@ def test_what_they_are_called() -> None:
 def test_what_is_no_graph_is_one_line() -> None:
     with pytest.raises(DataError, match="not a valid ONNX graph"):
         to_half(b"rubbish")
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("model", [square_detector(), toy_classifier().model])
+def test_tensorrt_rtx_builds_it(model: bytes, tmp_path: Path) -> None:
+    from edge_runtime.engines.cache import EngineCache
+    from edge_runtime.engines.for_bundle import build_engine, engine_target
+    from edge_runtime.engines.tensorrt_api import flavour_named
+
+    target = engine_target(flavour_named("tensorrt-rtx"), ["8.9"])
+    engine = build_engine(EngineCache(tmp_path), target, to_half(model), artifact="half.onnx")
+    asked = [row.asked for row in engine.record.convolutions]
+    assert "float16" in asked
+    # The builder's log, all there is without a GPU, does not tell the types of fused halves.
+    for row in engine.record.convolutions:
+        assert row.runs in (row.asked, "not told")
+    assert engine.path.stat().st_size > 0
