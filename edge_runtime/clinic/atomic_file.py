@@ -17,9 +17,9 @@ from typing import BinaryIO
 
 from edge_runtime.errors import StoreError
 
-_FREE_SPACE = "free some space there, or choose another folder with --out"
-_OTHER_FOLDER = "choose another folder with --out"
-_OWN_FOLDER = "choose a folder you may write to with --out"
+_FREE_SPACE = "free some space there, or choose another folder with"
+_OTHER_FOLDER = "choose another folder with"
+_OWN_FOLDER = "choose a folder you may write to with"
 _REMEDIES = {
     errno.ENOSPC: _FREE_SPACE,
     errno.EDQUOT: _FREE_SPACE,
@@ -35,11 +35,12 @@ _IN_THE_WAY = {
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def store_error(path: Path, error: OSError) -> StoreError:
-    """One line that names ``path``, the reason and the remedy."""
+def store_error(path: Path, error: OSError, *, flag: str = "--out") -> StoreError:
+    """One line that names ``path``, the reason and the remedy, ``flag`` in it."""
     code = error.errno if error.errno is not None else -1
     reason = _IN_THE_WAY.get(code) or error.strerror or str(error) or type(error).__name__
-    return StoreError(f"cannot write {str(path)!r}: {reason}; {_REMEDIES.get(code, _OTHER_FOLDER)}")
+    remedy = _REMEDIES.get(code, _OTHER_FOLDER)
+    return StoreError(f"cannot write {str(path)!r}: {reason}; {remedy} {flag}")
 
 
 def prepare_folder(folder: Path, file_names: tuple[str, ...] = ()) -> None:
