@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -207,11 +207,13 @@ class TrustedKeys:
         keys: by key id.
         at: the time at which they must be valid; None does not ask for their days.
         problems: key files that cannot be read and therefore do not count, one line each.
+        files: where each key was read from.
     """
 
     keys: Mapping[str, PublicKey]
     at: datetime | None
     problems: tuple[str, ...] = ()
+    files: Mapping[str, Path] = field(default_factory=dict)
 
     def check_manifest(
         self, manifest: bytes, signatures: bytes | None, *, where: str
@@ -308,7 +310,7 @@ def load_trusted_keys(folder: Path, *, at: datetime | None) -> TrustedKeys:
                 "key; remove one"
             )
         keys[key.key_id], origin[key.key_id] = key, path
-    return TrustedKeys(keys, at, tuple(problems))
+    return TrustedKeys(keys, at, tuple(problems), origin)
 
 
 def read_key_file(path: Path) -> KeyFile:

@@ -77,6 +77,7 @@ def create(
         raise SettingsError(f"--out {out}: devices install one file; give a name ending in .zip")
     refuse_foreign(out)
     keys = _read_keys(key or [], passphrase_file)
+    report = {} if calibration_report is None else _calibration_files(calibration_report)
     source = open_bundle(bundle)
     keeps = source.manifest.golden is not None and not new_golden and golden_fields is None
     draft = draft_of(source, keep_golden=keeps)
@@ -84,10 +85,7 @@ def create(
         draft = replace(draft, version=version)
     if not keeps:
         draft = _with_golden(draft, source, golden_fields)
-    if calibration_report is not None:
-        draft = replace(
-            draft, contents={**draft.contents, **_calibration_files(calibration_report)}
-        )
+    draft = replace(draft, contents={**draft.contents, **report})
     written = write_bundle(
         draft,
         out,

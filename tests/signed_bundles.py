@@ -50,7 +50,7 @@ def signed_files(
     """Everything in a signed bundle; ``changes`` are keys of its manifest."""
     document = manifest_of(files) | {"version": version} | changes
     manifest = json.dumps(document, indent=1).encode()
-    made = {"manifest.json": manifest, **files}
+    made = {**files, "manifest.json": manifest}
     if keys:
         message = manifest_message(manifest)
         made[SIGNATURES_NAME] = signatures_to_bytes([key.sign(message) for key in keys])

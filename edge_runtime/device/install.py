@@ -280,7 +280,9 @@ def trust_key(device: Device, source: Path, *, force: bool = False) -> str:
                 )
             _check_start(device, replace(trust, keys={**trust.keys, key.key_id: key}), force)
         _note(device, "trust", key=str(key), revoked=key.revoked, vouched_by=list(vouched))
-        path = device.root.keys / f"{key.key_id}.json"
+        # Where it lies already, under whatever name: one key is never in two files.
+        known_files = {} if trust is None else trust.files
+        path = known_files.get(key.key_id, device.root.keys / f"{key.key_id}.json")
         put(device.files, path, [file.model_copy(update={"signatures": ()}).to_bytes()])
         return str(key)
 
