@@ -65,7 +65,7 @@ def inspect(bundle: BundlePath) -> None:
         typer.echo(f"domains: {', '.join(each.name for each in manifest.domain.domains)}")
     typer.echo(_golden(opened))
     for domain, metrics in manifest.model_card.metrics.items():
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         typer.echo(f"measured on {domain}: {figures}")
     typer.echo(f"files: {len(opened.contents)}, {_megabytes(opened):.1f} MB")
     for path, content in sorted(opened.contents.items()):

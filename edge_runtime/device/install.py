@@ -153,8 +153,9 @@ def _install(device: Device, source: Path, trust: TrustedKeys, allow_downgrade: 
         with contextlib.suppress(OSError):
             device.files.remove(device.root.incoming(slot))
         raise
+    # Its new name is flushed with that of the proof, which lies in the same folder; with the
+    # proof of another bundle, or none, the slot does not start.
     device.files.rename(device.root.incoming(slot), device.root.bundle(slot))
-    device.files.sync_folder(device.root.slot(slot))
     _activate(
         device,
         view,

@@ -15,7 +15,7 @@ import pytest
 from edge_runtime import cli
 from edge_runtime.bundle import open_bundle
 from edge_runtime.film_report import RESEARCH_USE
-from export import bundle_cli, signing
+from export import bundle_cli
 from export.signing import new_signing_key, read_private_key, write_private_key
 from tests.support import paint_field, write_image
 from tests.toy_heads import classifier_part, head_part, write_toy_bundle
@@ -193,7 +193,7 @@ def test_a_key_is_written_whole_or_not_at_all(
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(signing.os, "fsync", full)
+    monkeypatch.setattr("export.signing.os.fsync", full)
     with pytest.raises(StoreError, match="No space left"):
         write_private_key(new_signing_key(), tmp_path / "k.pem", None)
     assert not (tmp_path / "k.pem").exists()

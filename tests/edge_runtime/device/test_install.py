@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 from edge_runtime.bundle import Bundle
-from edge_runtime.device import install as install_module
 from edge_runtime.device.files import DiskFiles
 from edge_runtime.device.install import Device, build_engines, install, rollback, trust_key
 from edge_runtime.device.records import DeviceState, SlotProof, read_sealed, version_of
@@ -410,8 +409,8 @@ def test_too_little_room_is_said_before_anything_is_written(
 ) -> None:
     put_in(device, "1.0.0")
     before = unchanged(device)
-    room = shutil._ntuple_diskusage(10**9, 10**9, 1000)  # type: ignore[attr-defined]
-    monkeypatch.setattr(install_module.shutil, "disk_usage", lambda path: room)
+    room = shutil.disk_usage(device.root.path)._replace(free=1000)
+    monkeypatch.setattr("edge_runtime.device.install.shutil.disk_usage", lambda path: room)
     with pytest.raises(StoreError, match=r"0\.0 MB free"):
         put_in(device, "2.0.0")
     assert unchanged(device) == before

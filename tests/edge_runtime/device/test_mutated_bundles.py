@@ -137,7 +137,9 @@ def resign(rng: random.Random) -> bytes:
 def odd_signatures(rng: random.Random) -> bytes:
     """Any JSON in any place of signatures.json."""
     document: Any = json.loads(WHOLE[SIGNATURES_NAME])
-    odd = rng.choice([None, True, -1, 1e308, "", "x" * 99, [], {}, [[]], {"a": 1}, "AAAA", 10**40])
+    odd: Any = rng.choice(
+        [None, True, -1, 1e308, "", "x" * 99, [], {}, [[]], {"a": 1}, "AAAA", 10**40]
+    )
     place = rng.choice(["format", "signatures", "key_id", "algorithm", "signature", "whole"])
     if place == "whole":
         document = odd
