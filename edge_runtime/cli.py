@@ -11,6 +11,7 @@ import io
 import os
 import signal
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,10 +23,18 @@ from edge_runtime.film_report import RESEARCH_USE
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from edge_runtime.bundle import Bundle
     from edge_runtime.film_report import DifferentialRecord, DomainRecord, FilmReport
+    from edge_runtime.settings import Settings
     from edge_runtime.types import RunStatus
 
 COMMAND_GROUP = "leukoscope.commands"
+# Commands with sub-commands, by the module that has them; imported when called. Another
+# package's command of the same name comes first: it has these and its own.
+GROUPS = {
+    "bundle": "edge_runtime.bundle_cli",
+    "device": "edge_runtime.device.cli",
+}
 EXIT_BAD_INPUT = 2
 
 
@@ -50,7 +59,10 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="folder for film.json, cells.csv and report.html")],
     bundle: Annotated[
-        Path | None, typer.Option(help="model bundle, folder or file [default: shipped demo]")
+        Path | None,
+        typer.Option(
+            help="model bundle, folder or file [default: the device's active one, or shipped demo]"
+        ),
     ] = None,
     backend: Annotated[
         str | None, typer.Option(help="auto, onnxruntime, openvino, tensorrt, ... [default: auto]")
@@ -74,7 +86,6 @@ def run(
     Ctrl-C ends the film cleanly; the report then says that it is partial.
     """
     spare_threads()
-    from edge_runtime.bundle import open_bundle, shipped_bundle_path
     from edge_runtime.cameras import open_camera
     from edge_runtime.film_run import film_runner, load_bundle
     from edge_runtime.settings import load_settings
@@ -89,7 +100,7 @@ def run(
             "threads": threads,
         },
     )
-    opened = open_bundle(bundle or shipped_bundle_path())
+    opened = _bundle_to_run(bundle, settings)
     with (
         load_bundle(opened, settings) as loaded,
         open_camera(source, limit=settings.limit) as camera,
@@ -132,6 +143,29 @@ def verify(
     ):
         for artifact in () if part is None else part.artifacts:
             typer.echo(f"  {artifact.path}: {artifact.runtime}, {artifact.precision}, {head}")
+
+
+def _bundle_to_run(given: Path | None, settings: Settings) -> Bundle:
+    """The bundle a person names, the device's active one, or the shipped one, in this order.
+
+    Where keys are trusted, by a setting or by a device's root, the bundle must be signed.
+    """
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+
+    root = settings.device_root
+    if given is None and root is not None:
+        from edge_runtime.device.slots import active_bundle
+
+        return active_bundle(root, say=lambda line: typer.echo(f"leukoscope: {line}", err=True))
+    keys = settings.trusted_keys or (None if root is None else root / "keys")
+    if keys is None:
+        return open_bundle(given or shipped_bundle_path())
+    from datetime import datetime, timezone
+
+    from edge_runtime.signature import load_trusted_keys
+
+    trust = load_trusted_keys(keys, at=datetime.now(timezone.utc))
+    return open_bundle(given or shipped_bundle_path(), trust=trust)
 
 
 def set_environment() -> None:
@@ -178,11 +212,14 @@ def _dispatch(arguments: list[str]) -> None:
         if arguments and arguments[0] in plugged:
             _call(plugged[arguments[0]], arguments[1:])
             return
-        if plugged:
-            app.info.epilog = (
-                "Commands of other packages, each with its own --help: "
-                f"{', '.join(sorted(plugged))}"
-            )
+        if arguments and arguments[0] in GROUPS:
+            group = import_module(GROUPS[arguments[0]]).app
+            group(args=arguments[1:], prog_name=f"leukoscope {arguments[0]}")
+            return
+        app.info.epilog = (
+            "More commands, each with its own --help: "
+            f"{', '.join(sorted(plugged.keys() | GROUPS.keys()))}"
+        )
     app(prog_name="leukoscope")
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 RESEARCH_USE = "For research use only. Not for use in diagnostic procedures."
 
 FilmState = Literal["complete", "interrupted"]
@@ -28,6 +28,10 @@ class BundleRecord(_Record):
 
     id: str = Field(description="name and version, e.g. wbc-demo-1.0.0")
     sha256: str = Field(description="SHA-256 of the manifest, which holds every file's SHA-256")
+    signed_by: list[str] = Field(
+        default_factory=list,
+        description="trusted keys whose signatures were checked; empty when none was asked for",
+    )
 
 
 class BackendRecord(_Record):

@@ -64,7 +64,11 @@ class LoadedBundle:
 
 @contextmanager
 def load_bundle(
-    bundle: Bundle, settings: Settings, *, detector_only: bool = False
+    bundle: Bundle,
+    settings: Settings,
+    *,
+    detector_only: bool = False,
+    row: BackendRow | None = None,
 ) -> Iterator[LoadedBundle]:
     """Opens, for every head, the backend the settings name with the artifact made for it.
 
@@ -72,13 +76,14 @@ def load_bundle(
         bundle: verified.
         settings: backend, threads and operating point.
         detector_only: leave the other heads out, to measure the detector.
+        row: the backend, when it is not the one that the settings name.
 
     Raises:
         BackendError: the backend is not available here, or refuses a model, or a model does
             not fit the manifest.
         BundleError: the bundle has no artifact for it, or its description is no template.
     """
-    row = backend_row(settings.backend)
+    row = backend_row(settings.backend) if row is None else row
     manifest = bundle.manifest
     artifacts: dict[HeadName | None, Artifact] = {None: bundle.artifact_for(row.runtime)}
     if not detector_only:
@@ -198,7 +203,11 @@ def film_runner(
     )
     setup = FilmSetup(
         source=source,
-        bundle=BundleRecord(id=loaded.bundle.id, sha256=loaded.bundle.sha256),
+        bundle=BundleRecord(
+            id=loaded.bundle.id,
+            sha256=loaded.bundle.sha256,
+            signed_by=list(loaded.bundle.signed_by),
+        ),
         backend=loaded.record,
         model_card=_card(manifest.model_card),
         class_names=manifest.detector.classes,

@@ -52,6 +52,12 @@ class Settings(BaseModel):
         default=900, ge=64, le=4096, description="largest side of a field's preview"
     )
     jpeg_quality: int = Field(default=85, ge=1, le=100, description="of crops and previews")
+    trusted_keys: Path | None = Field(
+        default=None, description="folder of public keys; set: a bundle must be signed by one"
+    )
+    device_root: Path | None = Field(
+        default=None, description="where `leukoscope device` keeps installed bundles"
+    )
 
 
 def load_settings(

@@ -13,7 +13,7 @@ import json
 import secrets
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from edge_runtime.bundle import (
     BUNDLE_SCHEMA,
     MANIFEST_NAME,
+    SIGNATURES_NAME,
     Artifact,
     AttributeHeadSpec,
     Bundle,
@@ -31,6 +32,7 @@ from edge_runtime.bundle import (
     Decode,
     DetectorSpec,
     DomainSpec,
+    GoldenSpec,
     HeadName,
     InputSpec,
     Manifest,
@@ -41,6 +43,7 @@ from edge_runtime.bundle import (
     WorkingScale,
     open_bundle,
 )
+from edge_runtime.bundle_container import plain_zip
 from edge_runtime.errors import BundleError, StoreError
 from edge_runtime.film_report import RESEARCH_USE
 
@@ -56,9 +59,6 @@ DEFAULT_SCALE = WorkingScale(
 DEFAULT_THRESHOLDS = Thresholds(score=0.4, nms_iou=0.6, max_cells=300)
 # The grey that training letterboxes with.
 _PAD_VALUE = 114
-# The earliest date zip can hold; a real one would make equal bundles differ.
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
-_ZIP_MODE = 0o100644 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,7 @@ class BundleDraft:
         head_cards: of the heads it has.
         domain: which films it was validated on.
         parity: verdicts of the accuracy gate.
+        golden: what a device's self-test compares with.
     """
 
     name: str
@@ -85,24 +86,34 @@ class BundleDraft:
     head_cards: Mapping[HeadName, ModelCard] = field(default_factory=dict)
     domain: DomainSpec | None = None
     parity: tuple[ParityRecord, ...] = ()
+    golden: GoldenSpec | None = None
 
 
-def draft_of(bundle: Bundle) -> BundleDraft:
-    """A bundle as a draft, to write another one like it."""
+def draft_of(bundle: Bundle, *, keep_golden: bool = False) -> BundleDraft:
+    """A bundle as a draft, to write another one like it.
+
+    Args:
+        bundle: verified.
+        keep_golden: take its golden data along. They hold for the very same models only, so
+            whoever adds or changes one leaves them out.
+    """
     manifest = bundle.manifest
+    golden = manifest.golden
+    left = set[str]() if golden is None or keep_golden else {*golden.fields, golden.outputs}
     return BundleDraft(
         name=manifest.name,
         version=manifest.version,
         detector=manifest.detector,
         calibration=manifest.calibration,
         model_card=manifest.model_card,
-        contents=bundle.contents,
+        contents={path: raw for path, raw in bundle.contents.items() if path not in left},
         classifier=manifest.classifier,
         attribute_head=manifest.attribute_head,
         description=manifest.description,
         head_cards=manifest.head_cards,
         domain=manifest.domain,
         parity=manifest.parity,
+        golden=golden if keep_golden else None,
     )
 
 
@@ -134,12 +145,19 @@ def detector_spec(
 
 
 def write_bundle(
-    draft: BundleDraft, out: Path, *, largest_bytes: int = LARGEST_BUNDLE_BYTES
+    draft: BundleDraft,
+    out: Path,
+    *,
+    largest_bytes: int = LARGEST_BUNDLE_BYTES,
+    sign: Callable[[bytes], bytes] | None = None,
 ) -> Bundle:
     """Writes a bundle folder, or one file when ``out`` ends in ``.zip``.
 
-    It is put together beside ``out``, opened and verified as a device would, and only
-    then takes the place of an earlier bundle there.
+    Args:
+        draft: what it will hold.
+        out: folder or file.
+        largest_bytes: larger bundles are refused.
+        sign: makes ``signatures.json`` from the manifest's bytes; see ``signing``.
 
     Returns:
         The bundle as read back.
@@ -150,12 +168,27 @@ def write_bundle(
     """
     manifest = _manifest(draft)
     files = {MANIFEST_NAME: manifest, **draft.contents}
+    if sign is not None:
+        files[SIGNATURES_NAME] = sign(manifest)
     total = sum(len(content) for content in files.values())
     if total > largest_bytes:
         raise BundleError(
             f"bundle {draft.name}: {total / 1e6:.1f} MB, at most {largest_bytes / 1e6:g} MB; "
             "take a smaller model"
         )
+    return write_files(files, out)
+
+
+def write_files(files: Mapping[str, bytes], out: Path) -> Bundle:
+    """Writes files that make up a bundle, manifest and signatures among them.
+
+    They are put together beside ``out``, opened and verified as a device would, and only
+    then take the place of an earlier bundle there.
+
+    Raises:
+        BundleError: they would not verify.
+        StoreError: ``out`` is something other than a bundle, or cannot be written.
+    """
     refuse_foreign(out)
     draft_path = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     try:
@@ -225,7 +258,12 @@ def _manifest(draft: BundleDraft) -> bytes:
     for path in draft.contents:
         pure = PurePosixPath(path)
         # Checked before writing, not only when read back: then it would be too late.
-        if pure.is_absolute() or ".." in pure.parts or "\\" in path or path == MANIFEST_NAME:
+        if (
+            pure.is_absolute()
+            or ".." in pure.parts
+            or "\\" in path
+            or path in (MANIFEST_NAME, SIGNATURES_NAME)
+        ):
             raise BundleError(f"bundle {draft.name}: no file can be called {path!r} in it")
     try:
         manifest = Manifest(
@@ -244,6 +282,7 @@ def _manifest(draft: BundleDraft) -> bytes:
             attribute_head=draft.attribute_head,
             description=draft.description,
             domain=draft.domain,
+            golden=draft.golden,
             calibration=draft.calibration,
             parity=draft.parity,
             model_card=draft.model_card,
@@ -278,14 +317,8 @@ def _write_folder(files: Mapping[str, bytes], folder: Path) -> None:
 
 
 def _write_zip(files: Mapping[str, bytes], path: Path) -> None:
-    """Stored, not compressed: int8 weights hardly shrink, and zlib's output has versions."""
-    with zipfile.ZipFile(path, "x", zipfile.ZIP_STORED) as archive:
-        for name, content in sorted(files.items()):
-            entry = zipfile.ZipInfo(name, _ZIP_DATE)
-            entry.external_attr = _ZIP_MODE
-            # Otherwise the writing system's number: the bytes would differ by platform.
-            entry.create_system = 3
-            archive.writestr(entry, content)
+    with path.open("xb") as file:
+        file.writelines(plain_zip(files))
 
 
 def _put_in_place(made: Path, out: Path) -> None:

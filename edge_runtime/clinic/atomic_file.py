@@ -35,8 +35,8 @@ _IN_THE_WAY = {
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-def store_error(path: Path, error: OSError, flag: str = "--out") -> StoreError:
-    """One line that names ``path``, the reason and the remedy; ``flag`` chooses the folder."""
+def store_error(path: Path, error: OSError, *, flag: str = "--out") -> StoreError:
+    """One line that names ``path``, the reason and the remedy, ``flag`` in it."""
     code = error.errno if error.errno is not None else -1
     reason = _IN_THE_WAY.get(code) or error.strerror or str(error) or type(error).__name__
     remedy = _REMEDIES.get(code, _OTHER_FOLDER)
