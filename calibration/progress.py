@@ -5,9 +5,11 @@ Owns the display only; the steps themselves report plain numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]
 
 
@@ -46,3 +48,25 @@ def shown(what: str) -> Iterator[Progress]:
             bar.update(task, completed=done, total=total or None)
 
         yield move
+
+
+def counted(
+    feeds: Callable[[], Iterable[T]], total: int, progress: Progress
+) -> Callable[[], Iterator[T]]:
+    """The same tensors, told to ``progress`` one by one over all passes.
+
+    Args:
+        feeds: gives the tensors of one pass.
+        total: tensors of all passes together.
+        progress: told the number done.
+    """
+    done = 0
+
+    def passing() -> Iterator[T]:
+        nonlocal done
+        for feed in feeds():
+            yield feed
+            done += 1
+            progress(done, total)
+
+    return passing
