@@ -18,6 +18,7 @@ from edge_runtime.errors import DataError, SettingsError
 from edge_runtime.film_report import RESEARCH_USE
 
 if TYPE_CHECKING:
+    from calibration.dataset import CalibrationSet
     from calibration.stratified_draw import CellSource
     from edge_runtime.bundle import Bundle
 
@@ -70,7 +71,9 @@ def sample(
     from calibration.stratified_draw import draw_stratified
     from edge_runtime.bundle import open_bundle, shipped_bundle_path
 
-    pools = [Pool(name, place, tuple(_pictures(place))) for name, place in _folders(folder).items()]
+    pools = [
+        Pool(name, place, tuple(_pictures(place))) for name, place in named_folders(folder).items()
+    ]
     opened = open_bundle(bundle or shipped_bundle_path())
     spec = opened.manifest.detector.input
     evaluated = [p for place in held_out or () for p in _pictures(place)]
@@ -155,20 +158,36 @@ def check(
         text = opened.contents.get("calibration.json", b"").decode()
         if not text:
             raise DataError(f"bundle {opened.id}: holds no calibration record; give --record")
+        loaded = CalibrationSet.from_json(text)
+        if loaded.digest != opened.manifest.calibration.digest:
+            raise DataError(f"bundle {opened.id}: its record is not the one its manifest names")
     else:
-        try:
-            text = record.read_text(encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{record}: {error.strerror}; give an existing record") from error
-    loaded = CalibrationSet.from_json(text)
-    if record is None and loaded.digest != opened.manifest.calibration.digest:
-        raise DataError(f"bundle {opened.id}: its record is not the one its manifest names")
+        loaded = read_record(record)
     spec = opened.manifest.detector.input
-    count = sum(1 for _ in calibration_tensors(loaded, _folders(folder), spec))
+    count = sum(1 for _ in calibration_tensors(loaded, named_folders(folder), spec))
     typer.echo(f"{count} pictures as recorded, digest {loaded.digest}")
 
 
-def _folders(named: list[str]) -> dict[str, Path]:
+def read_record(path: Path) -> CalibrationSet:
+    """A calibration set from its file.
+
+    Raises:
+        DataError: missing or not a record of one.
+    """
+    from calibration.dataset import CalibrationSet
+
+    try:
+        return CalibrationSet.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: unreadable; give an existing record of a set") from error
+
+
+def named_folders(named: list[str]) -> dict[str, Path]:
+    """Folders by domain out of ``NAME=FOLDER``.
+
+    Raises:
+        SettingsError: another form, or a name twice.
+    """
     folders: dict[str, Path] = {}
     for each in named:
         name, equals, place = each.partition("=")
