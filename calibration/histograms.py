@@ -107,13 +107,17 @@ def open_activations(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    # Of inputs alone there is nothing to run, and a graph without outputs is none.
+    session = None
+    if inner:
+        session = onnxruntime.InferenceSession(
+            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
 
     def run(feed: Feed) -> list[Float32Array]:
         values = dict(feed) if isinstance(feed, Mapping) else {inputs[0]: feed}
-        values |= dict(zip(inner, session.run(inner, dict(values)), strict=True))
+        if session is not None:
+            values |= dict(zip(inner, session.run(inner, dict(values)), strict=True))
         return [values[name] for name in tensor_names]
 
     return run

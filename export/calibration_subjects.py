@@ -165,7 +165,7 @@ def detector_subject(
         spec.input,
         limits,
         judge=judge,
-        judged_on=f"{count} validation fields in {max(views.values())} views at most",
+        judged_on=_in_words(f"{count} validation fields", max(views.values()), limits),
         judged_digest=_judged_digest(
             [item.image for group in looked_at.values() for item in group], views
         ),
@@ -228,7 +228,7 @@ def classifier_subject(
         figures = answers.figures(made.spec.classes, "int8")
         return {name: found.macro_f1 for name, found in figures.items()}
 
-    return _of_cells("classifier", made.model, feeds, drawn, judged, views, judge)
+    return _of_cells("classifier", made.model, feeds, drawn, judged, views, judge, limits)
 
 
 def attribute_subject(
@@ -273,7 +273,7 @@ def attribute_subject(
         figures = answers.figures(spec.attributes, "int8")
         return {name: found.mean_macro_f1 or 0.0 for name, found in figures.items()}
 
-    return _of_cells("attribute_head", made.model, feeds, drawn, judged, views, judge)
+    return _of_cells("attribute_head", made.model, feeds, drawn, judged, views, judge, limits)
 
 
 def spread(items: Sequence[T], most: int | None) -> list[T]:
@@ -326,6 +326,7 @@ def _of_cells(
     judged: OpenedCells,
     views: int,
     judge: Judge,
+    limits: Limits,
 ) -> Subject:
     count = sum(len(picture.cells) for picture in judged.cells.of_split("val"))
     return Subject(
@@ -337,7 +338,7 @@ def _of_cells(
         calibrated_on=f"{drawn.count} training cells",
         digest=drawn.digest,
         judge=judge,
-        judged_on=f"{count} validation cells in {views} views",
+        judged_on=_in_words(f"{count} validation cells", views, limits),
         judged_digest=_judged_digest(judged.files("val"), {"": views}),
         figure="macro-F1",
         allowed_points=ALLOWED_HEAD_POINTS,
@@ -350,6 +351,12 @@ def _judged_cells(cells: OpenedCells, limits: Limits) -> tuple[OpenedCells, int]
         return cells, cell_views_to_tell(cells.cells, "val")
     chosen = tuple(spread(cells.cells.of_split("val"), limits.fields))
     return OpenedCells(cells.cells.model_copy(update={"pictures": chosen}), cells.root), 1
+
+
+def _in_words(what: str, views: int, limits: Limits) -> str:
+    if limits.fields is not None:
+        return f"{what} only, for a trial"
+    return what if views == 1 else f"{what}, each in up to {views} views"
 
 
 def _judged_digest(files: Sequence[Path], views: Mapping[str, int]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from calibration.layer_error import HIGHEST_DB, layer_errors
+from calibration.layer_error import HIGHEST_DB, layer_errors, rounded_names
 from calibration.ranges import Range
 from calibration.sweep import SweepResult
 from edge_runtime.errors import DataError, SettingsError
@@ -114,6 +114,16 @@ def test_layer_errors_are_none_for_the_same_graph_and_grow_with_coarser_ranges(
     coarse = quantiser.output_error(quantise_for_cpu(subject.float_model, wide))
     # Three bits fewer are 18 dB less, on the layer that has nothing but rounding to suffer from.
     assert fine["score_last"] - coarse["score_last"] > 10
+
+
+def test_a_rounded_tensor_is_compared_as_the_next_layer_reads_it(subject: Subject) -> None:
+    model = Quantiser(subject).make("cpu", "minmax")
+    assert rounded_names(model, ["images", "score_last"]) == ["images/rounded", "score_last"]
+    errors = layer_errors(subject.float_model, model, ["images"], subject.compared)
+    # Pictures have 256 levels themselves; darkest and lightest are not 0 and 255 here.
+    assert errors["images"] < HIGHEST_DB
+    with pytest.raises(DataError, match="no tensor 'elsewhere'"):
+        rounded_names(model, ["elsewhere"])
 
 
 def test_ranges_are_read_off_the_graph(subject: Subject) -> None:
