@@ -449,7 +449,7 @@ def _print_sweep(result: SweepResult) -> None:
     console = Console()
     console.print(table)
     for runtime, name in result.chosen.items():
-        console.print(f"{result.head}, {runtime}: ship {name}")
+        console.print(f"{result.head}, {runtime}: ship {name} ({result.judged_on})")
     if not result.chosen:
         why = "no candidate passes" if result.judged_on else "no labels, so nothing is chosen"
         console.print(f"{result.head}: {why}")
