@@ -1,4 +1,4 @@
-"""``leukoscope bench adapt``, ``sparse``, ``site``, ``method-cost``.
+"""``leukoscope bench adapt``, ``sparse``, ``site``, ``method-cost``, ``qat``.
 
 Owns flags and tables. Does not own the experiments.
 """
@@ -104,7 +104,7 @@ def sparse(
         run_grid(plan.runs(work), work, jobs=jobs, say=_say)
     result = summarise(plan, work)
     _require(result["rows"], work)
-    recipe, start = plan.recipe(0), plan.start(0)
+    recipe, start = plan.recipe(0), plan.start()
     document = {
         "scale": {**_scale(recipe), "start": f"{start.name}, {start.phase.epochs} epochs"},
         "patch_share": recipe.patch_share,
@@ -212,6 +212,42 @@ def method_cost(
     typer.echo(f"written to {out}")
 
 
+def qat(
+    data: DataOption = _DATA,
+    seed: SeedsOption = None,
+    size: Annotated[
+        list[str] | None, typer.Option(help="n or s, of YOLO11; may be given again")
+    ] = None,
+    jobs: JobsOption = 2,
+    gather: GatherOption = False,
+    work: Annotated[Path, typer.Option(help="a folder per training")] = _RUNS / "qat",
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "qat.json",
+) -> None:
+    """Compare int8 after training with int8 while training; resumable."""
+    from benchmarks.machine import machine_facts, require_writable, write_result
+    from benchmarks.qat import FLOAT, ROUNDED, SIZES, QatPlan, summarise
+    from benchmarks.training_grid import require_same_recipes, run_grid
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    plan = QatPlan(_among(size, SIZES, "--size"), _seeds(seed), str(data))
+    require_writable(out)
+    require_same_recipes(plan.runs(work), work)
+    if not gather:
+        run_grid(plan.runs(work), work, jobs=jobs, say=_say)
+    result = summarise(plan, work)
+    _require(result["rows"], work)
+    first, then = (plan.recipe("n", 0, name) for name in (FLOAT, ROUNDED))
+    scale = {
+        "images": first.compose.images,
+        "image_size": first.compose.size,
+        "activation": first.activation,
+        "epochs": [first.train.epochs, then.train.epochs],
+    }
+    write_result(out, "int8 after and while training", facts, {"scale": scale, **result})
+    _print_rows("mean AP over test sets", result["rows"], ("float_ap", "lost_while_training"))
+    typer.echo(f"written to {out}")
+
+
 def _among(given: list[str] | None, known: Any, flag: str) -> list[str]:
     names = list(dict.fromkeys(given or known))
     for name in names:
@@ -264,3 +300,4 @@ def add_to(app: typer.Typer) -> None:
     app.command("domain-gap")(domain_gap)
     app.command()(site)
     app.command("method-cost")(method_cost)
+    app.command()(qat)

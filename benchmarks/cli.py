@@ -1,4 +1,4 @@
-"""``leukoscope bench``: peers, session-options, virtual, folds, domain, attributes, readme.
+"""``leukoscope bench``: peers, precision, folds, attributes and the like, and the README's tables.
 
 Owns flags and tables. Does not own measuring.
 """
@@ -131,6 +131,44 @@ def session_options(
         result["rows"],
         ("model", "options", "surroundings", "p50_ms", "p95_ms", "fields_per_s", "others_share"),
     )
+    typer.echo(f"written to {out}")
+
+
+@app.command()
+def precision(
+    checkpoint: Annotated[Path, typer.Option(help="best.pt of the bundle's training run")],
+    threads: ThreadsOption = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds")] = 5,
+    seconds: Annotated[float, typer.Option(min=0.01, help="per contender and round")] = 3.0,
+    bundle: BundleOption = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "precision.json",
+) -> None:
+    """Compare the detector's int8 artifact with its float32 model on the processor."""
+    import hashlib
+
+    from benchmarks.float_model import float_onnx
+    from benchmarks.machine import machine_facts, require_writable, write_result
+    from benchmarks.precision_rate import FLOAT, INT8, finds_only, measure_precisions
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+
+    require_writable(out)
+    facts = machine_facts(datetime.now(timezone.utc))
+    opened = open_bundle(bundle or shipped_bundle_path())
+    spec = opened.manifest.detector
+    with tempfile.TemporaryDirectory(prefix="leukoscope-float-") as scratch:
+        typer.echo("exporting the float model", err=True)
+        exported = float_onnx(checkpoint, opened, Path(scratch)).read_bytes()
+    given = {FLOAT: exported, INT8: opened.contents[opened.artifact_for("cpu").path]}
+    models = {name: finds_only(content, spec.output.name) for name, content in given.items()}
+    result = measure_precisions(
+        models, spec.input, threads=threads, seconds=seconds, rounds=rounds, progress=_say
+    )
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in given.items()}
+    what = "int8 against float32 on the processor, the detector's calls alone"
+    write_result(out, what, facts, {"bundle": opened.id, "models_sha256": digests, **result})
+    columns = ("precision", "runtime", "p50_ms", "fields_per_s", "against_float32", "others_share")
+    _print_rows(f"{result['threads']} threads, median of {rounds} rounds", result["rows"], columns)
+    _print_targets(result["targets"], "ratio")
     typer.echo(f"written to {out}")
 
 

@@ -27,7 +27,7 @@ from edge_runtime.domain_score import (
     nearest_domain,
     parse_statistics,
 )
-from edge_runtime.errors import DataError
+from edge_runtime.errors import DataError, FrameError
 from edge_runtime.image_file import read_image
 from edge_runtime.types import Int64Array, UInt8Image
 from export.domain_export import DomainFit, Vectors, fit_domain, vectors_of
@@ -66,11 +66,16 @@ class MaskPictures:
         table = self.root / "labels.csv"
         try:
             with table.open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
+                rows = [(row["dataset"], self.root / row["file"]) for row in csv.DictReader(file)]
         except OSError as error:
             raise DataError(f"{table}: {error.strerror}; give --data where it lies") from error
-        for row in rows:
-            yield f"wbc-masks:{row['dataset']}", read_image(self.root / row["file"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{table}: no table with the columns file and dataset") from error
+        for dataset, picture in rows:
+            try:
+                yield f"wbc-masks:{dataset}", read_image(picture)
+            except FrameError as error:
+                raise DataError(f"{picture}: {error}; copy the data again") from error
 
 
 def colour_cast(pixels: UInt8Image, strength: float) -> UInt8Image:

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torchvision.ops import box_iou
 from ultralytics.utils.nms import non_max_suppression
 
 from benchmarks.training_grid import over_seeds
+from calibration.class_accuracy import ClassedCells, count_finds
 from calibration.fields import xywhn_to_xyxy
 from edge_runtime.bundle import InputSpec
 from edge_runtime.errors import DataError
@@ -41,7 +41,6 @@ from train.own_checkpoint import load_own_checkpoint
 
 # Of pseudo-labels: ConfMix's own, and a stricter one.
 CONFIDENCES = (0.25, 0.5)
-_OVERLAP = 0.5
 
 
 def measure_gap(run: Path, data_root: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -237,44 +236,34 @@ def pseudo_label_figures(
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """Precision and recall of pseudo-labels per class, at two confidences.
 
-    A pseudo-label is right when it overlaps a labelled cell of its class by half that no
-    surer one has taken.
+    See ``calibration.class_accuracy.count_finds`` for when one is right.
     """
-    count = len(fields.classes)
-    right = np.zeros((len(CONFIDENCES), count))
-    given = np.zeros((len(CONFIDENCES), count))
-    cells = np.zeros(count)
     network: Any = model
+    truth, found = [], []
     for each in images:
         tensor, window, (width, height) = _tensor(each, size)
         with torch.no_grad():
             answer = network(tensor)[0]
-            finds = non_max_suppression(answer, min(CONFIDENCES), 0.5, nc=count)[0]
-        boxes = torch.from_numpy(window.to_frame(finds[:, :4].numpy()))
-        truth = torch.from_numpy(xywhn_to_xyxy(each.boxes_xywhn, width, height))
-        labels = torch.from_numpy(each.class_ids)
-        cells += np.bincount(each.class_ids, minlength=count)
-        taken: set[int] = set()
-        overlaps = box_iou(boxes, truth)
-        for place, find in enumerate(finds):
-            label = int(find[5])
-            matches = overlaps[place] * (labels == label)
-            best = int(matches.argmax()) if len(truth) else -1
-            hit = best >= 0 and float(matches[best]) >= _OVERLAP and best not in taken
-            if hit:
-                taken.add(best)
-            for row, confidence in enumerate(CONFIDENCES):
-                if float(find[4]) >= confidence:
-                    given[row, label] += 1
-                    right[row, label] += hit
+            finds = non_max_suppression(answer, min(CONFIDENCES), 0.5, nc=len(fields.classes))[0]
+        boxes = xywhn_to_xyxy(each.boxes_xywhn, width, height)
+        truth.append(ClassedCells(boxes, each.class_ids, np.ones(len(boxes), np.float32)))
+        found.append(
+            ClassedCells(
+                window.to_frame(finds[:, :4].numpy()),
+                finds[:, 5].numpy().astype(np.int64),
+                finds[:, 4].numpy(),
+            )
+        )
+    counted = count_finds(fields.classes, truth, found, scores=CONFIDENCES)
     return {
         f"{confidence:g}": {
-            name: {
-                "precision": right[row, place] / given[row, place] if given[row, place] else None,
-                "recall": right[row, place] / cells[place] if cells[place] else None,
-                "given": given[row, place],
+            each.name: {
+                "precision": each.precision,
+                "recall": each.recall,
+                "given": float(each.finds),
             }
-            for place, name in enumerate(fields.classes)
+            for each in counted
+            if each.score == confidence
         }
-        for row, confidence in enumerate(CONFIDENCES)
+        for confidence in CONFIDENCES
     }

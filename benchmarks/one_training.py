@@ -23,7 +23,7 @@ from train.step_loss import read_counts
 def run_one(arguments: dict[str, Any]) -> None:
     """Does what ``arguments`` describe and writes ``figures.json`` into its folder."""
     out = Path(arguments["out"])
-    figures = _site(arguments, out) if arguments["kind"] == "site" else _method(arguments, out)
+    figures = {"site": _site, "detect": _detect}.get(arguments["kind"], _method)(arguments, out)
     partial = out / f"{FIGURES}.partial"
     partial.write_text(json.dumps(figures, indent=1) + "\n")
     partial.replace(out / FIGURES)
@@ -64,6 +64,27 @@ def _site(arguments: dict[str, Any], out: Path) -> dict[str, Any]:
         adapt_to_site(settings, run, resume=(run / SETTINGS_NAME).is_file(), workers=0, say=print)
     record: dict[str, Any] = json.loads((run / RECORD_NAME).read_text())
     return record
+
+
+def _detect(arguments: dict[str, Any], out: Path) -> dict[str, Any]:
+    from benchmarks.qat import judge_rounding
+    from train.recipe import Recipe
+    from train.trainer import train_detector
+
+    recipe, run = Recipe.model_validate(arguments["recipe"]), out / "run"
+    start = arguments.get("start_from")
+    begun = {"method": arguments["method"], "recipe": arguments["recipe"]}
+    (out / RECIPE_NAME).write_text(json.dumps(begun) + "\n")
+    if not (run / RECORD_NAME).is_file():
+        train_detector(
+            recipe,
+            run,
+            start_from=None if start is None else Path(start),
+            resume=(run / "run" / "weights" / "last.pt").is_file(),
+            workers=0,
+        )
+    record = json.loads((run / RECORD_NAME).read_text())
+    return {**judge_rounding(run, Path(recipe.data_root)), "minutes": record["minutes"]}
 
 
 if __name__ == "__main__":

@@ -103,6 +103,27 @@ def _peers(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _precision(result: dict[str, Any]) -> str:
+    machine, target = result["machine"], result["targets"][0]
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores, {machine['date'][:10]}; "
+        f"{result['bundle']}, {result['threads']} threads, medians of {result['rounds']} "
+        "interleaved rounds; calls of the model alone.",
+        "",
+        "| precision | runtime | fields/s | against float32 on ONNX Runtime |",
+        "|---|---|---:|---:|",
+        *(
+            f"| {row['precision']} | {row['runtime']} | {row['fields_per_s']:.1f} | "
+            f"{row['against_float32']:.2f} |"
+            for row in result["rows"]
+        ),
+        "",
+        f"{target['name']}: {target['ratio']:.2f}, at least {target['at_least']} wanted: "
+        f"{'met' if target['met'] else 'not met'}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _folds(result: dict[str, Any]) -> str:
     sets = [name for name in _SETS if any(name in f["sets"] for f in result["folds"].values())]
     lines = [
@@ -275,6 +296,7 @@ def _spread(each: dict[str, Any]) -> str:
 _TABLES = {
     "accuracy": _accuracy,
     "peers": _peers,
+    "precision": _precision,
     "folds": _folds,
     "heads": _heads,
     "attributes_detection": _attributes_detection,

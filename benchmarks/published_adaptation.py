@@ -27,6 +27,9 @@ _SPARSE_ROWS = {
 }
 
 
+# Columns of the table of rounding: ways of finding ranges after training, and QAT.
+_QAT = ("minmax", "percentile", "mse", "entropy", "QAT")
+
 # Below so many cells in the test split a share of a gap between two figures is chance.
 _ENOUGH = 20
 
@@ -242,7 +245,28 @@ def method_cost(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def qat(result: dict[str, Any]) -> str:
+    """Int8 after training and while training, per size of the network."""
+    scale = result["scale"]
+    lines = [
+        f"{_where(result)}; YOLO11, {scale['activation']}, {scale['image_size']} px, "
+        f"{scale['images']} composed pictures, {scale['epochs'][0]} epochs, then "
+        f"{scale['epochs'][1]} more with and without int8 rounding; TensorRT-style int8, run by "
+        "ONNX Runtime. Mean AP50-95 over the test sets; points lost against the float detector "
+        f"that went on for as long. {_seeds(len(result['seeds']))}.",
+        "",
+        "| network | float AP | " + " | ".join(f"{name}, points lost" for name in _QAT) + " |",
+        "|---|---:|" + "---:|" * len(_QAT),
+    ]
+    for size, row in result["rows"].items():
+        lost = {**row["lost_after_training"], "QAT": row["lost_while_training"]}
+        cells = [figure(row["float_ap"]), *(figure(lost.get(name), 2) for name in _QAT)]
+        lines.append(f"| YOLO11{size} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 TABLES = {
+    "qat": qat,
     "adaptation": adaptation,
     "domain_gap": domain_gap,
     "domain_score": domain_score,

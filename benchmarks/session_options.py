@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from benchmarks.call_rate import call_rate
 from benchmarks.machine import WorkMeter, percentile
 from edge_runtime.bundle import InputSpec
 from edge_runtime.types import Float32Array
-
-_WARM_UP_CALLS = 3
-_FEWEST_CALLS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,28 +114,11 @@ def _run(
     )
     chosen.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, chosen, providers=["CPUExecutionProvider"])
-    for _ in range(_WARM_UP_CALLS):
-        session.run(None, arrays)
-    callers = 1 if options.one_call else threads
-    gate = threading.Barrier(callers)
-
-    def caller(_: int) -> tuple[list[float], float, float]:
-        gate.wait()
-        began = time.perf_counter()
-        latencies: list[float] = []
-        now = began
-        while now - began < seconds or len(latencies) < _FEWEST_CALLS:
-            session.run(None, arrays)
-            ended = time.perf_counter()
-            latencies.append(ended - now)
-            now = ended
-        return latencies, began, now
-
-    with ThreadPoolExecutor(callers) as pool:
-        done = list(pool.map(caller, range(callers)))
-    latencies = [value for each, _, _ in done for value in each]
-    wall = max(ended for _, _, ended in done) - min(began for _, began, _ in done)
-    return latencies, len(latencies) / wall
+    return call_rate(
+        lambda: session.run(None, arrays),
+        callers=1 if options.one_call else threads,
+        seconds=seconds,
+    )
 
 
 @contextmanager

@@ -67,22 +67,22 @@ def fit_statistics(
         The statistics in the order of ``vectors``, and each domain's rho.
 
     Raises:
-        DataError: a domain with too few fields, or whose fields are all alike.
+        DataError: a domain with too few different fields, or with one whose features are no
+            numbers.
     """
     if not vectors:
         raise DataError("domain statistics: no domain; give at least one with its fields")
     residuals = {}
     for name, group in vectors.items():
-        if len(group) < FEWEST_FIELDS:
+        _require_numbers(name, group)
+        different = len(np.unique(group, axis=0))
+        if different < FEWEST_FIELDS:
+            copies = f", {different} of them different" if different < len(group) else ""
             raise DataError(
-                f"domain {name!r}: {len(group)} training fields, at least {FEWEST_FIELDS} are "
-                "needed; add fields or leave the domain out"
+                f"domain {name!r}: {len(group)} training fields{copies}, at least {FEWEST_FIELDS} "
+                "are needed; add fields or leave the domain out"
             )
-        if not np.isfinite(group).all():
-            raise DataError(f"domain {name!r}: a field's features are no numbers; mend the model")
         residuals[name] = group - group.mean(axis=0)
-        if not np.abs(residuals[name]).max() > 0:
-            raise DataError(f"domain {name!r}: all training fields are alike; give different ones")
     # Each domain counts alike, however many fields it has.
     within = np.mean([np.square(each).mean(axis=0) for each in residuals.values()], axis=0)
     floor = _LEAST_SPREAD**2 * float(within.mean())
@@ -95,6 +95,11 @@ def fit_statistics(
         spreads.append(np.sqrt(np.square(residuals[name]).mean(axis=0) + floor))
         whitening.append(np.tril(inverse / scale))
     return DomainStatistics(np.array(means), np.array(spreads), np.array(whitening)), shrinkage
+
+
+def _require_numbers(name: str, vectors: Float64Array) -> None:
+    if not np.isfinite(vectors).all():
+        raise DataError(f"domain {name!r}: a field's features are no numbers; mend the model")
 
 
 def find_borders(
@@ -122,7 +127,8 @@ def find_borders(
         quantile: above 0 and below 1.
 
     Raises:
-        DataError: a domain without held-out fields, or with all of them in its mean.
+        DataError: a domain without held-out fields, with all of them in its mean, or with one
+            whose features are no numbers.
     """
     borders: dict[str, dict[DistanceKind, float]] = {}
     for index, (name, seen_by) in enumerate(validation.items()):
@@ -132,6 +138,7 @@ def find_borders(
             for vectors in seen_by:
                 if len(vectors) == 0:
                     raise DataError(f"domain {name!r}: no validation field to set its border on")
+                _require_numbers(name, vectors)
                 own = [float(statistics.distances(each, kind)[index]) for each in vectors]
                 rank = min(math.ceil(quantile * (len(own) + 1)), len(own))
                 widest = max(widest, sorted(own)[rank - 1])

@@ -53,6 +53,7 @@ _UNREADABLE = (
 Runtime = Literal["cpu", "tensorrt"]
 Precision = Literal["float32", "float16", "int8"]
 HeadName = Literal["classifier", "attribute_head"]
+Decode = Literal["xywh_scores", "xyxy_score_class"]
 DistanceKind = Literal["mahalanobis", "standardised_euclidean"]
 
 
@@ -85,8 +86,10 @@ class OutputSpec(_Part):
     """What the model's output tensor means."""
 
     name: str
-    decode: Literal["xywh_scores"] = Field(
-        description="(1, 4 + classes, anchors): centre x, y, width, height in input pixels, scores"
+    decode: Decode = Field(
+        description="xywh_scores: (1, 4 + classes, anchors), centre x, y, width, height in input "
+        "pixels, scores; xyxy_score_class: (1, finds, 6), corners in input pixels, score, class, "
+        "of a head that names every cell once"
     )
 
 
@@ -196,6 +199,9 @@ class ClassifierSpec(_Part):
         default=(),
         description="classes counted beside the white cells, such as erythroblasts or artefacts",
     )
+    blasts: tuple[str, ...] = Field(
+        default=(), description="classes that count as blasts; their recall has its own gate"
+    )
     artifacts: tuple[Artifact, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -203,9 +209,13 @@ class ClassifierSpec(_Part):
         _check_classes(self.classes)
         if UNCLASSIFIED in self.classes:
             raise ValueError(f"{UNCLASSIFIED!r} is what cells without a class are called")
-        unknown = set(self.outside_differential) - set(self.classes)
-        if unknown:
-            raise ValueError(f"outside_differential: {min(unknown)!r} is no class")
+        for key in ("outside_differential", "blasts"):
+            unknown = set(getattr(self, key)) - set(self.classes)
+            if unknown:
+                raise ValueError(f"{key}: {min(unknown)!r} is no class")
+        both = set(self.blasts) & set(self.outside_differential)
+        if both:
+            raise ValueError(f"{min(both)!r} cannot be a blast and outside the differential")
         return self
 
 
@@ -318,6 +328,23 @@ class CalibrationSummary(_Part):
     method: str
 
 
+class ParityFigures(_Part):
+    """One figure of one domain, in float and after rounding, 0..1."""
+
+    float_figure: float = Field(ge=0, le=1)
+    rounded_figure: float = Field(ge=0, le=1)
+
+
+class ParityRecord(_Part):
+    """What an artifact lost to rounding against float, as the export measured it."""
+
+    artifact: str
+    backend: str = Field(description="what ran it")
+    figure: str = Field(description="AP50-95, macro-F1 or blast recall")
+    allowed_points: float = Field(ge=0, description="a domain may lose so much; 1 point = 0.01")
+    domains: dict[str, ParityFigures] = Field(min_length=1)
+
+
 class ModelCard(_Part):
     """What people should know of the model."""
 
@@ -350,6 +377,9 @@ class Manifest(_Part):
         default=None, description="which films the figures hold for, by how they look"
     )
     calibration: CalibrationSummary
+    parity: tuple[ParityRecord, ...] = Field(
+        default=(), description="verdicts of the accuracy gate that it was written under"
+    )
     model_card: ModelCard
     head_cards: dict[HeadName, ModelCard] = Field(
         default_factory=dict, description="of the classifier and the attribute head"

@@ -24,6 +24,7 @@ _JPEG_END = b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # The last chunk's name and checksum, the same in every PNG; more may lie behind it.
 _PNG_END = b"IEND\xaeB`\x82"
+_PNG_EXIF, _WEBP_EXIF = b"eXIf", b"EXIF"
 _TIFF_STARTS = (b"II*\x00", b"MM\x00*")
 _BMP_HEADER_BYTES = 26
 
@@ -61,7 +62,21 @@ def decode_image(content: bytes) -> UInt8Image:
         if content.startswith((_PNG_START, *_TIFF_STARTS)) or content[8:12] == b"WEBP":
             raise FrameError("truncated or damaged image: its decoder gives up")
         raise FrameError("not an image in a known format (JPEG, PNG, BMP, TIFF, WebP)")
-    return _as_rgb(np.asarray(decoded))
+    pixels = _as_rgb(np.asarray(decoded))
+    if not jpeg and _may_be_turned(content):
+        # As it is stored until here; only so are its channels known.
+        turned = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        if turned is None:
+            raise FrameError("truncated or damaged image: its decoder gives up")
+        pixels = np.asarray(cv2.cvtColor(turned, cv2.COLOR_BGR2RGB), np.uint8)
+    return pixels
+
+
+def _may_be_turned(content: bytes) -> bool:
+    """Whether a PNG or WebP holds an EXIF part; the decoder itself heeds that of a TIFF."""
+    if content.startswith(_PNG_START):
+        return _PNG_EXIF in content
+    return content[8:12] == b"WEBP" and _WEBP_EXIF in content
 
 
 def _as_rgb(decoded: np.ndarray) -> UInt8Image:

@@ -44,6 +44,34 @@ def decode_xywh_scores(output: Float32Array, *, score_threshold: float) -> Detec
     )
 
 
+def decode_xyxy_score_class(
+    output: Float32Array, *, score_threshold: float, classes: int
+) -> Detections:
+    """Finds above a score from a one-to-one head's tensor: doubles are not among them.
+
+    Args:
+        output: float32 ``(1, finds, 6)``: left, top, right, bottom in input pixels, score,
+            class index.
+        score_threshold: finds below are dropped.
+        classes: how many there are; a find of another one is no find.
+
+    Returns:
+        Detections in input pixels.
+    """
+    table = output[0]
+    # Rounded: half precision need not give whole numbers.
+    named = np.rint(table[:, 5])
+    # Comparisons with what is no number are false.
+    kept = (table[:, 4] >= score_threshold) & (named >= 0) & (named < classes)
+    chosen = table[kept]
+    return Detections(
+        np.ascontiguousarray(chosen[:, :4], np.float32),
+        # A quantised head can step over 1.
+        np.minimum(chosen[:, 4], 1, dtype=np.float32),
+        named[kept].astype(np.int64),
+    )
+
+
 def suppress_doubles(
     found: Detections, *, iou: float, covered: float = 1.0, limit: int | None = None
 ) -> Detections:

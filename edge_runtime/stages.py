@@ -16,7 +16,11 @@ import numpy as np
 from edge_runtime.backends import InferenceBackend, fits
 from edge_runtime.bundle import DetectorSpec
 from edge_runtime.errors import BackendError
-from edge_runtime.postprocess import decode_xywh_scores, suppress_doubles
+from edge_runtime.postprocess import (
+    decode_xywh_scores,
+    decode_xyxy_score_class,
+    suppress_doubles,
+)
 from edge_runtime.preprocess import Window, fit_window, tensor_of
 from edge_runtime.scale import (
     CellSize,
@@ -82,6 +86,11 @@ class Detector:
         _check_tensors(spec, backend)
 
     @property
+    def _one_to_one(self) -> bool:
+        """Whether the head names every cell of a look once, so that nothing is suppressed."""
+        return self._spec.output.decode == "xyxy_score_class"
+
+    @property
     def score(self) -> float:
         """The operating point in force."""
         return self._score
@@ -110,7 +119,7 @@ class Detector:
             else np.sqrt(cell.width * cell.height * whole.scale_x * whole.scale_y)
         )
         if cell is None or fitted >= spec.working_scale.min_cell_px:
-            return Examined(_described(look, self._finish(look.found), describe), 1)
+            return Examined(_described(look, self._finish_look(look.found), describe), 1)
         # Cells wider than the windows' overlap can be cut in every window; the whole
         # view has them.
         large = _larger_than(self._sure(look.found), 1.3 * cell.width, 1.3 * cell.height)
@@ -124,13 +133,21 @@ class Detector:
         spec = self._spec
         tensor = tensor_of(frame.pixels, window, spec.input)
         outputs = self._backend.infer({spec.input.name: tensor})
-        found = decode_xywh_scores(outputs[spec.output.name], score_threshold=score)
+        output = outputs[spec.output.name]
+        if self._one_to_one:
+            found = decode_xyxy_score_class(
+                output, score_threshold=score, classes=len(spec.classes)
+            )
+        else:
+            found = decode_xywh_scores(output, score_threshold=score)
         boxes = window.to_frame(found.boxes_xyxy)
         solid = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= 1.0
         found = Detections(boxes, found.scores, found.class_ids).select(solid)
+        if not self._one_to_one:
+            found = suppress_doubles(found, iou=spec.thresholds.nms_iou)
         return _Look(
             window,
-            suppress_doubles(found, iou=spec.thresholds.nms_iou),
+            found,
             {each.name: outputs[each.name] for each in spec.feature_maps},
         )
 
@@ -163,6 +180,14 @@ class Detector:
 
     def _sure(self, found: Detections) -> Detections:
         return found.select(found.scores >= self._score)
+
+    def _finish_look(self, found: Detections) -> Detections:
+        """The finds of a frame that one look has seen whole."""
+        if not self._one_to_one:
+            return self._finish(found)
+        sure = self._sure(found)
+        best = np.argsort(-sure.scores, kind="stable")
+        return sure.select(best[: self._spec.thresholds.max_cells])
 
     def _finish(self, found: Detections) -> Detections:
         thresholds = self._spec.thresholds
@@ -198,12 +223,15 @@ def _check_tensors(spec: DetectorSpec, backend: InferenceBackend) -> None:
             f"model input {inputs}: the manifest says {spec.input.name!r} {expected}; "
             "the bundle was put together wrongly, export it again"
         )
-    rows = 4 + len(spec.classes)
     shape = outputs.get(spec.output.name, ())
-    if len(shape) != 3 or shape[1] != rows:
+    if spec.output.decode == "xyxy_score_class":
+        axis, length, parts = 2, 6, "columns"
+    else:
+        axis, length, parts = 1, 4 + len(spec.classes), "rows"
+    if len(shape) != 3 or shape[axis] != length:
         raise BackendError(
-            f"model output {outputs}: the manifest says {spec.output.name!r} with {rows} rows; "
-            "the bundle was put together wrongly, export it again"
+            f"model output {outputs}: the manifest says {spec.output.name!r} with {length} "
+            f"{parts}; the bundle was put together wrongly, export it again"
         )
     for each in spec.feature_maps:
         high, wide = spec.input.height // each.stride, spec.input.width // each.stride

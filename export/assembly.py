@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from calibration.accuracy import (
     DetectionMetrics,
@@ -32,14 +32,22 @@ from calibration.sampling import (
     hash_files,
 )
 from edge_runtime.backends import backend_row, open_backend
-from edge_runtime.bundle import Artifact, CalibrationSummary, DetectorSpec, WorkingScale
+from edge_runtime.bundle import (
+    Artifact,
+    CalibrationSummary,
+    DetectorSpec,
+    Precision,
+    WorkingScale,
+)
 from edge_runtime.errors import BackendError, SettingsError
 from export.bundle_writer import DEFAULT_SCALE, DEFAULT_THRESHOLDS, BundleDraft, detector_spec
 from export.cards import CARD_NAME, CardText, model_card, render_card
 from export.evaluation import find_in_domains, views_to_tell
-from export.graph import convolution_work, load_graph
-from export.parity import ALLOWED_POINTS, ParityResult, parity_gate
+from export.graph import convolution_work, decode_of, load_graph
+from export.half import also_artifact, unquantised
+from export.parity import ALLOWED_POINTS, GateRow, ParityResult, parity_gate
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
+from export.trained_scales import TrainedScales
 from export.training_run import TrainingRun
 
 BEST = "best"
@@ -69,6 +77,7 @@ class ExportOptions:
         score: operating point; None chooses it on the validation fields.
         date: of the measurement, as written into the card.
         cpu_only: leave the TensorRT artifact out; the manifest then names none.
+        also: precisions beside int8 that artifacts are made of, float16 or float32.
     """
 
     name: str
@@ -84,21 +93,13 @@ class ExportOptions:
     working_scale: WorkingScale = DEFAULT_SCALE
     threads: int = 1
     cpu_only: bool = False
+    also: tuple[Precision, ...] = ()
 
     def __post_init__(self) -> None:
         if self.method not in METHOD_CHOICES:
             raise SettingsError(
                 f"calibration method {self.method!r}: choose one of {', '.join(METHOD_CHOICES)}"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class GateRow:
-    """The verdict on one artifact as one backend runs it."""
-
-    artifact: str
-    backend: str
-    parity: ParityResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ def assemble(
     card: CardText,
     options: ExportOptions,
     *,
+    trained: TrainedScales | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> ExportResult:
     """Makes and measures both int8 artifacts.
@@ -144,6 +146,7 @@ def assemble(
         float_model: the run's checkpoint as float ONNX.
         card: what people wrote of the model.
         options: see there.
+        trained: int8 scales of quantisation-aware training, where the run was one.
         say: told every step.
 
     Raises:
@@ -153,8 +156,9 @@ def assemble(
     spec = detector_spec(
         architecture=run.architecture,
         image_size=run.image_size,
-        artifacts=[CPU] if options.cpu_only else [CPU, TENSORRT],
+        artifacts=_artifacts(options, trained),
         working_scale=options.working_scale,
+        decode=decode_of(load_graph(float_model)),
     )
     validation, test = run.validation_fields(), run.test_fields()
     say("drawing the calibration set")
@@ -164,14 +168,24 @@ def assemble(
     float_finds = measure.finds(float_model, "onnxruntime")
     float_ap = measure.ap(float_finds)
 
-    made = _quantise(run, float_model, measure, float_ap, calibration, say)
+    made = _quantise(run, float_model, measure, float_ap, calibration, trained, say)
     models = {path: each.model for path, each in made.items()}
-    gate = [GateRow(path, "onnxruntime", each.parity) for path, each in made.items()]
+    models |= {
+        also_artifact("detector", each).path: unquantised(float_model, each)
+        for each in options.also
+    }
+    gate = [GateRow(path, "onnxruntime", "AP50-95", each.parity) for path, each in made.items()]
     if runs_here("openvino"):
         say(f"{CPU.path} on openvino")
         ap = measure.ap(measure.finds(models[CPU.path], "openvino"))
         verdict = parity_gate(float_ap, ap, allowed_points=options.allowed_points)
-        gate.insert(1, GateRow(CPU.path, "openvino", verdict))
+        gate.insert(1, GateRow(CPU.path, "openvino", "AP50-95", verdict))
+    if "float16" in options.also:
+        half = also_artifact("detector", "float16").path
+        say(f"{half} on validation fields")
+        ap = measure.ap(measure.finds(models[half], "onnxruntime"))
+        verdict = parity_gate(float_ap, ap, allowed_points=options.allowed_points)
+        gate.append(GateRow(half, "onnxruntime", "AP50-95", verdict))
     point = _operating_point(made[CPU.path].finds, options.score)
     score = point.score
     say(f"both on {_count(test)} test fields")
@@ -183,6 +197,7 @@ def assemble(
     )
     chosen = _methods(made)
     draft = _draft(spec, calibration, chosen, card, int8_test, models, options)
+    draft = replace(draft, parity=tuple(row.record() for row in gate))
     facts = tuple(
         ArtifactFacts(path, len(content), convolution_work(load_graph(content)).share)
         for path, content in models.items()
@@ -242,12 +257,14 @@ def _quantise(
     measure: _Measurement,
     float_ap: Mapping[str, float],
     calibration: CalibrationSet,
+    trained: TrainedScales | None,
     say: Callable[[str], None],
 ) -> dict[str, _Quantised]:
     """The artifacts by path, each with the method asked for, or the one that costs it least.
 
     Signed and unsigned activations suffer from different ranges, so each artifact has its
-    own method.
+    own method. Scales from training are taken where there are any: what was measured then
+    only serves tensors that training left alone.
     """
     options, spec = measure.options, measure.spec
     folders = {pool.domain: pool.folder for pool in run.pools()}
@@ -267,7 +284,7 @@ def _quantise(
             method=method,
         )
         for path, maker in makers.items():
-            model = maker(float_model, ranges)
+            model = maker(float_model, ranges, trained)
             finds = measure.finds(model, "onnxruntime")
             parity = parity_gate(float_ap, measure.ap(finds), allowed_points=options.allowed_points)
             worst = parity.worst
@@ -275,6 +292,19 @@ def _quantise(
             if path not in best or worst.lost_points < best[path].parity.worst.lost_points:
                 best[path] = _Quantised(method, model, finds, parity)
     return best
+
+
+def _artifacts(options: ExportOptions, trained: TrainedScales | None) -> list[Artifact]:
+    wanted = [CPU] if options.cpu_only else [CPU, TENSORRT]
+    beside = [also_artifact("detector", each) for each in options.also]
+    if trained is None:
+        return [*wanted, *beside]
+    scales = {CPU.path: "of weights from training", TENSORRT.path: "from training"}
+    rounded = [
+        each.model_copy(update={"quantisation": f"{each.quantisation}, scales {scales[each.path]}"})
+        for each in wanted
+    ]
+    return [*rounded, *beside]
 
 
 def _draw(

@@ -28,6 +28,7 @@ from edge_runtime.bundle import (
     BundledFile,
     CalibrationSummary,
     ClassifierSpec,
+    Decode,
     DetectorSpec,
     DomainSpec,
     HeadName,
@@ -35,6 +36,7 @@ from edge_runtime.bundle import (
     Manifest,
     ModelCard,
     OutputSpec,
+    ParityRecord,
     Thresholds,
     WorkingScale,
     open_bundle,
@@ -68,6 +70,7 @@ class BundleDraft:
         description: which of them holds the film description's sentences.
         head_cards: of the heads it has.
         domain: which films it was validated on.
+        parity: verdicts of the accuracy gate.
     """
 
     name: str
@@ -81,6 +84,7 @@ class BundleDraft:
     description: str | None = None
     head_cards: Mapping[HeadName, ModelCard] = field(default_factory=dict)
     domain: DomainSpec | None = None
+    parity: tuple[ParityRecord, ...] = ()
 
 
 def draft_of(bundle: Bundle) -> BundleDraft:
@@ -98,6 +102,7 @@ def draft_of(bundle: Bundle) -> BundleDraft:
         description=manifest.description,
         head_cards=manifest.head_cards,
         domain=manifest.domain,
+        parity=manifest.parity,
     )
 
 
@@ -108,6 +113,7 @@ def detector_spec(
     artifacts: Sequence[Artifact],
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
     working_scale: WorkingScale = DEFAULT_SCALE,
+    decode: Decode = "xywh_scores",
 ) -> DetectorSpec:
     """The manifest's detector for graphs out of ``export.float_onnx``."""
     return DetectorSpec(
@@ -120,7 +126,7 @@ def detector_spec(
             scale=1 / 255,
             pad_value=_PAD_VALUE,
         ),
-        output=OutputSpec(name="output0", decode="xywh_scores"),
+        output=OutputSpec(name="output0", decode=decode),
         thresholds=thresholds,
         working_scale=working_scale,
         artifacts=tuple(artifacts),
@@ -239,6 +245,7 @@ def _manifest(draft: BundleDraft) -> bytes:
             description=draft.description,
             domain=draft.domain,
             calibration=draft.calibration,
+            parity=draft.parity,
             model_card=draft.model_card,
             head_cards=dict(draft.head_cards),
         )

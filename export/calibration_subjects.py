@@ -34,6 +34,7 @@ from edge_runtime.preprocess import crop_tensor
 from export.assembly import CPU
 from export.bundle_writer import DEFAULT_SCALE, detector_spec
 from export.evaluation import find_in_domains, views_to_tell
+from export.graph import decode_of, load_graph
 from export.head_evaluation import (
     HeadOnDetector,
     cell_views_to_tell,
@@ -129,6 +130,7 @@ def detector_subject(
         image_size=run.image_size,
         artifacts=[CPU],
         working_scale=working_scale,
+        decode=decode_of(load_graph(float_model)),
     )
     fields = run.validation_fields()
     held_out = [*fields.values(), *run.test_fields().values()]

@@ -219,6 +219,8 @@ def _classifier_lines(card: ModelCard, spec: ClassifierSpec) -> list[str]:
         f"- Temperature {spec.temperature:g}; a cell whose best class is less probable than "
         f"{spec.abstain_below:g} stays unclassified",
     ]
+    if spec.blasts:
+        facts.append(f"- Count as blasts: {', '.join(spec.blasts)}")
     if spec.outside_differential:
         facts.append(f"- Counted beside the white cells: {', '.join(spec.outside_differential)}")
     return _head_lines(card, facts, spec)

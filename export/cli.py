@@ -28,10 +28,11 @@ from export.heads_cli import (
     verdict_table,
 )
 from export.measurement_day import measurement_day
-from export.parity import ALLOWED_HEAD_POINTS, ALLOWED_POINTS
+from export.parity import ALLOWED_BLAST_POINTS, ALLOWED_HEAD_POINTS, ALLOWED_POINTS
 
 if TYPE_CHECKING:
     from calibration.dataset import CalibrationSet
+    from edge_runtime.bundle import Precision
     from export.assembly import ExportResult
     from export.bundle_writer import BundleDraft
     from export.head_export import HeadSources
@@ -63,6 +64,35 @@ _Outside = Annotated[
     typer.Option(help="class counted beside the white cells, if the classifier has it"),
 ]
 _OUTSIDE = ["erythroblast", "artefact"]
+_Blasts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--blast-class",
+        help="class that counts as a blast; may be given again [default: those called so]",
+    ),
+]
+_Also = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="precision beside int8 that artifacts are made of too, float16 (TensorRT) or "
+        "float32 (anywhere); may be given again"
+    ),
+]
+_LargestMb = Annotated[
+    float | None, typer.Option(min=1, help="a larger bundle is not written [default: 16]")
+]
+_BlastPoints = Annotated[
+    float, typer.Option(min=0, help="points of blast recall a classifier may lose to int8")
+]
+AUTO_HEAD = "auto"
+_HEADS = {AUTO_HEAD: None, "classic": False, "one-to-one": True}
+_Head = Annotated[
+    str,
+    typer.Option(
+        help="of a network with both, as YOLO26: classic (doubles are suppressed) or one-to-one "
+        "(none arise); auto: one-to-one where there is one"
+    ),
+]
 
 
 @app.command()
@@ -72,11 +102,12 @@ def onnx(
     ],
     out: Annotated[Path, typer.Option(help="ONNX file to write")],
     image_size: Annotated[int, typer.Option(help="side of the input in pixels")] = 320,
+    head: _Head = AUTO_HEAD,
 ) -> None:
     """Write a checkpoint as float ONNX."""
     from export.float_onnx import float_onnx
 
-    written = float_onnx(checkpoint, out, image_size)
+    written = float_onnx(checkpoint, out, image_size, one_to_one=_one_to_one(head))
     typer.echo(f"{written}: {written.stat().st_size / 1e6:.1f} MB, float32")
 
 
@@ -129,6 +160,7 @@ def bundle(
     cpu_only: Annotated[
         bool, typer.Option("--cpu-only", help="leave the TensorRT artifact out of the bundle")
     ] = False,
+    head: _Head = AUTO_HEAD,
     date: Annotated[
         str | None,
         typer.Option(help="date written into the card [default: SOURCE_DATE_EPOCH, or today]"),
@@ -141,6 +173,10 @@ def bundle(
     minimum_cells: _MinimumCells = DEFAULT_MINIMUM_CELLS,
     allowed_head_points: _HeadPoints = ALLOWED_HEAD_POINTS,
     outside_differential: _Outside = _OUTSIDE,
+    blast_class: _Blasts = None,
+    allowed_blast_points: _BlastPoints = ALLOWED_BLAST_POINTS,
+    also: _Also = None,
+    largest_mb: _LargestMb = None,
 ) -> None:
     """Calibrate, quantise, compare with float, and write a bundle if int8 costs little.
 
@@ -149,7 +185,7 @@ def bundle(
     """
     from export.assembly import ExportOptions, assemble
     from export.cards import load_card
-    from export.float_onnx import float_onnx
+    from export.float_onnx import float_onnx, trained_quantisation
     from export.heads import HeadOptions
     from export.training_run import open_training_run
 
@@ -185,13 +221,20 @@ def bundle(
         ),
         threads=threads,
         cpu_only=cpu_only,
+        also=_precisions(also),
     )
     with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as scratch:
         _say(f"{training.checkpoint} to float ONNX")
         model = float_onnx(
-            training.checkpoint, Path(scratch) / "float.onnx", training.image_size
+            training.checkpoint,
+            Path(scratch) / "float.onnx",
+            training.image_size,
+            one_to_one=_one_to_one(head),
         ).read_bytes()
-    result = assemble(training, model, text, options, say=_say)
+    trained = trained_quantisation(
+        training.checkpoint, model, training.image_size, one_to_one=_one_to_one(head)
+    )
+    result = assemble(training, model, text, options, trained=trained, say=_say)
     _print_result(result, float_bytes=len(model))
     if not result.passed:
         raise BundleError(_verdict(result, out))
@@ -210,10 +253,13 @@ def bundle(
                 threads=threads,
                 cpu_only=cpu_only,
                 outside_differential=tuple(outside_differential),
+                blasts=None if blast_class is None else tuple(blast_class),
+                allowed_blast_points=allowed_blast_points,
+                also=_precisions(also),
             ),
             out,
         )
-    _write(draft, out)
+    _write(draft, out, largest_mb)
 
 
 @app.command(name="add-heads")
@@ -242,6 +288,10 @@ def add_heads(
     seed: Annotated[int, typer.Option(min=0, help="of the calibration draw")] = 0,
     allowed_head_points: _HeadPoints = ALLOWED_HEAD_POINTS,
     outside_differential: _Outside = _OUTSIDE,
+    blast_class: _Blasts = None,
+    allowed_blast_points: _BlastPoints = ALLOWED_BLAST_POINTS,
+    also: _Also = None,
+    largest_mb: _LargestMb = None,
     threads: Annotated[int, typer.Option(min=1, help="pictures measured at once")] = 1,
     cpu_only: Annotated[
         bool, typer.Option("--cpu-only", help="make no TensorRT artifact of the heads")
@@ -282,13 +332,16 @@ def add_heads(
         threads=threads,
         cpu_only=cpu_only,
         outside_differential=tuple(outside_differential),
+        blasts=None if blast_class is None else tuple(blast_class),
+        allowed_blast_points=allowed_blast_points,
+        also=_precisions(also),
     )
     # Before the long work, though the writer asks again.
     refuse_foreign(out)
     draft = replace(draft_of(open_bundle(bundle)), version=version)
     if card is not None:
         draft = replace(draft, model_card=reworded(draft.model_card, load_card(card)))
-    _write(_add(draft, sources, options, out), out)
+    _write(_add(draft, sources, options, out), out, largest_mb)
 
 
 @app.command(name="add-domain")
@@ -354,10 +407,11 @@ def _add(draft: BundleDraft, sources: HeadSources, options: HeadOptions, out: Pa
     return extended
 
 
-def _write(draft: BundleDraft, out: Path) -> None:
-    from export.bundle_writer import write_bundle
+def _write(draft: BundleDraft, out: Path, largest_mb: float | None = None) -> None:
+    from export.bundle_writer import LARGEST_BUNDLE_BYTES, write_bundle
 
-    written = write_bundle(draft, out)
+    largest = LARGEST_BUNDLE_BYTES if largest_mb is None else round(largest_mb * 1e6)
+    written = write_bundle(draft, out, largest_bytes=largest)
     total = sum(len(content) for content in written.contents.values())
     typer.echo(f"{out}: {written.id}, {total / 1e6:.1f} MB, sha256 {written.sha256}")
     typer.echo(RESEARCH_USE)
@@ -370,6 +424,20 @@ def _read_record(path: Path) -> CalibrationSet:
         return CalibrationSet.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"--calibration-set {path}: unreadable; draw the set again") from error
+
+
+def _precisions(names: list[str] | None) -> tuple[Precision, ...]:
+    known: dict[str, Precision] = {"float16": "float16", "float32": "float32"}
+    for name in names or ():
+        if name not in known:
+            raise SettingsError(f"--also {name!r}: choose float16 or float32; int8 is always made")
+    return tuple(known[name] for name in dict.fromkeys(names or ()))
+
+
+def _one_to_one(head: str) -> bool | None:
+    if head not in _HEADS:
+        raise SettingsError(f"--head {head!r}: choose one of {', '.join(_HEADS)}")
+    return _HEADS[head]
 
 
 def _say(line: str) -> None:

@@ -134,11 +134,21 @@ def fit_domain(
         quantile: share of held-out fields inside a border.
 
     Raises:
-        DataError: too few fields of a domain, or none to set its border on.
+        DataError: too few fields of a domain, none to set its border on, or the same field for
+            both.
     """
     absent = [name for name in training if name not in validation]
     if absent:
         raise DataError(f"domain {absent[0]!r}: no validation field to set its border on")
+    for name, seen_by in training.items():
+        # The same pixels give the same features, to the last bit.
+        known = {each.tobytes() for each in seen_by[main]}
+        again = sum(each.tobytes() in known for each in validation[name].get(main, ()))
+        if again:
+            raise DataError(
+                f"domain {name!r}: {again} validation fields are training fields as well, so its "
+                "border would be too narrow; remove them from one of the two"
+            )
     statistics, shrinkage = fit_statistics({name: each[main] for name, each in training.items()})
     borders = find_borders(
         statistics, {name: list(validation[name].values()) for name in training}, quantile

@@ -48,14 +48,18 @@ def domain_sources(
         virtual: with the virtual microscope.
 
     Raises:
-        SettingsError: no domain, or one that is not spelled so.
+        SettingsError: no domain, one that is not spelled so, or one that is named already.
         DataError: the record cannot be read.
     """
     found: dict[str, Path] = {} if record is None else _recorded(record)
     for each in spelled:
-        name, is_said, folder = each.partition("=")
-        if not (name.strip() and is_said and folder.strip()):
+        name, is_said, folder = (part.strip() for part in each.partition("="))
+        if not (name and is_said and folder):
             raise SettingsError(f"--domain {each!r}: write it as NAME=FOLDER")
+        if name in found:
+            raise SettingsError(
+                f"--domain {each!r}: {name!r} is {found[name]} already; name each domain once"
+            )
         found[name] = Path(folder)
     sources: list[DomainFields] = [
         FolderDomain(name, data / folder) for name, folder in found.items()

@@ -24,6 +24,8 @@ from export.graph import load_graph
 # Int8 maps of the same weights agree with float ones far better (0.98 and more), those of
 # other weights hardly at all.
 LEAST_CORRELATION = 0.95
+# ONNX' number for float32.
+_FLOAT = 1
 
 
 def expose_feature_maps(
@@ -49,6 +51,11 @@ def expose_feature_maps(
         for value in tapped.output
     }
     outputs = {value.name for value in graph.graph.output}
+    halves = {
+        value.name
+        for value in graph.graph.value_info
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16
+    }
     for each in maps:
         if each.name not in shapes or each.name in outputs or each.name not in makers:
             raise DataError(
@@ -61,7 +68,16 @@ def expose_feature_maps(
                 f"feature map {each.name!r}: {shape[1]} channels, the head wants {each.channels}; "
                 "give the detector it was trained on"
             )
-        _rename(graph.graph, _tensor_of(graph.graph, makers[each.name], each.name), each.name)
+        tensor = _tensor_of(graph.graph, makers[each.name], each.name)
+        if tensor in halves:
+            # Heads and statistics read float32.
+            graph.graph.node.append(
+                onnx.helper.make_node(
+                    "Cast", [tensor], [each.name], name=f"{each.name}/float32", to=_FLOAT
+                )
+            )
+        else:
+            _rename(graph.graph, tensor, each.name)
         graph.graph.output.append(
             onnx.helper.make_tensor_value_info(each.name, onnx.TensorProto.FLOAT, shape)
         )

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from edge_runtime.bundle import Decode
 from edge_runtime.errors import DataError
 
 # Only moves or renames values, so a search may look through it.
 _SHAPE_ONLY = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+# Corners, score, class; and centre, width, height before the scores.
+_FIND_COLUMNS = 6
+_BOX_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +99,24 @@ def convolution_work(model: Any) -> ConvolutionWork:
         ):
             quantised += work
     return ConvolutionWork(total, quantised)
+
+
+def decode_of(model: Any) -> Decode:
+    """How a detector's first output is read, by its shape.
+
+    Raises:
+        DataError: its shape is neither form.
+    """
+    output = model.graph.output[0]
+    sides = tuple(side.dim_value for side in output.type.tensor_type.shape.dim)
+    if len(sides) == 3 and sides[2] == _FIND_COLUMNS:
+        return "xyxy_score_class"
+    if len(sides) == 3 and sides[1] > _BOX_ROWS:
+        return "xywh_scores"
+    raise DataError(
+        f"detector: output {output.name!r} {sides} is neither (1, 4 + classes, anchors) nor "
+        "(1, finds, 6); export a detection network"
+    )
 
 
 def convolutions(model: Any) -> Iterator[Any]:

@@ -12,9 +12,9 @@ import numpy as np
 
 from calibration.confidence import at_temperature
 from edge_runtime.bundle import AttributeHeadSpec, ClassifierSpec, ModelCard
-from export.assembly import GateRow
 from export.cards import CardText, card_of
 from export.head_evaluation import AttributeAnswers, ClassAnswers
+from export.parity import GateRow
 
 # More digits than a few hundred cells can carry would feign precision.
 _DIGITS = 4
@@ -91,12 +91,16 @@ def head_card(
     shown = {name: dict(values) for name, values in metrics.items()}
     for row in gate:
         for each in row.parity.domains:
-            shown[f"{row.artifact} on {row.backend}, validation, {each.domain}"] = _rounded(
-                {
-                    "macro-F1 float": each.float_figure,
-                    "macro-F1 int8": each.int8_figure,
-                    "points lost": each.lost_points,
-                }
+            name = f"{row.artifact} on {row.backend}, validation, {each.domain}"
+            lost = "points lost" if row.figure == "macro-F1" else f"{row.figure}: points lost"
+            shown.setdefault(name, {}).update(
+                _rounded(
+                    {
+                        f"{row.figure} float": each.float_figure,
+                        f"{row.figure} int8": each.int8_figure,
+                        lost: each.lost_points,
+                    }
+                )
             )
     return card_of(text, shown, metrics_of=metrics_of)
 

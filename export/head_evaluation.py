@@ -63,6 +63,26 @@ class ClassAnswers:
             for name, rows in _groups(self.domains).items()
         }
 
+    def blast_recall(
+        self, classes: Sequence[str], blasts: Sequence[str], variant: str
+    ) -> dict[str, float]:
+        """Share of blasts that are called a blast of any kind, grouped as ``figures`` is.
+
+        Raises:
+            DataError: none of the cells is a blast.
+        """
+        kinds = np.array([classes.index(name) for name in blasts])
+        rows = np.isin(self.truth, kinds)
+        if not rows.any():
+            raise DataError(
+                f"labelled cells: none is a blast ({', '.join(blasts)}), so what int8 costs their "
+                "recall cannot be told; add some to validation, or name other --blast-class"
+            )
+        called = np.isin(self.probabilities[variant][rows].argmax(axis=1), kinds)
+        return {
+            name: float(called[group].mean()) for name, group in _groups(self.domains[rows]).items()
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class AttributeAnswers:

@@ -121,7 +121,11 @@ def _with_attributes(
     say(f"{sources.detector} to float ONNX with layers {', '.join(map(str, made.layers))}")
     with tempfile.TemporaryDirectory(prefix="leukoscope-export-") as scratch:
         float_model = float_onnx.float_onnx(
-            sources.detector, Path(scratch) / "float.onnx", size, feature_layers=made.layers
+            sources.detector,
+            Path(scratch) / "float.onnx",
+            size,
+            feature_layers=made.layers,
+            one_to_one=draft.detector.output.decode == "xyxy_score_class",
         ).read_bytes()
     draft = _with_feature_maps(draft, float_model, made.feature_maps, cells, say)
     by_runtime: dict[Runtime, bytes] = {}
@@ -180,8 +184,10 @@ def _joined(draft: BundleDraft, result: HeadResult) -> BundleDraft:
     gone = set() if old is None else {each.path for each in old.artifacts}
     kept = {path: content for path, content in draft.contents.items() if path not in gone}
     spec = result.spec
+    verdicts = [each for each in draft.parity if each.artifact not in gone]
     return replace(
         draft,
+        parity=(*verdicts, *(row.record() for row in result.gate)),
         contents={**kept, **result.contents},
         classifier=spec if isinstance(spec, ClassifierSpec) else draft.classifier,
         attribute_head=spec if isinstance(spec, AttributeHeadSpec) else draft.attribute_head,

@@ -33,13 +33,16 @@ from edge_runtime.bundle import (
     DetectorSpec,
     HeadName,
     ModelCard,
+    Precision,
     Runtime,
 )
 from edge_runtime.errors import DataError, SettingsError
+from edge_runtime.film.blasts import blast_classes
 from edge_runtime.preprocess import crop_tensor
-from export.assembly import BEST, METHOD_CHOICES, ArtifactFacts, GateRow, runs_here
+from export.assembly import BEST, METHOD_CHOICES, ArtifactFacts, runs_here
 from export.cards import CardText
 from export.graph import convolution_work, load_graph
+from export.half import also_artifact, unquantised
 from export.head_cards import attribute_figures, class_figures, head_card
 from export.head_evaluation import (
     HeadOnDetector,
@@ -48,7 +51,13 @@ from export.head_evaluation import (
     feature_feeds,
     judge_cells,
 )
-from export.parity import ALLOWED_HEAD_POINTS, ParityResult, parity_gate
+from export.parity import (
+    ALLOWED_BLAST_POINTS,
+    ALLOWED_HEAD_POINTS,
+    GateRow,
+    ParityResult,
+    parity_gate,
+)
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
 
 _MAKERS = {"cpu": quantise_for_cpu, "tensorrt": quantise_for_tensorrt}
@@ -58,7 +67,7 @@ _KINDS = {
         "static Q/DQ, symmetric int8, convolutions' weights per channel, other layers float"
     ),
 }
-_FLOAT = "float"
+_FLOAT, _HALF = "float", "float16"
 # Macro-F1 of a variant by domain; variants by name, an int8 one by runtime and method.
 _Figures = Mapping[str, Mapping[str, float]]
 
@@ -74,7 +83,10 @@ class HeadOptions:
         minimum: fewer are refused.
         allowed_points: of macro-F1, that any domain may lose.
         cpu_only: leave the TensorRT artifact out.
+        also: precisions beside int8 that artifacts are made of, float16 or float32.
         outside_differential: classes counted beside the white cells, where it has them.
+        blasts: classes that count as blasts; None takes those that are called so.
+        allowed_blast_points: of blast recall, that any domain may lose.
     """
 
     date: str
@@ -85,7 +97,10 @@ class HeadOptions:
     allowed_points: float = ALLOWED_HEAD_POINTS
     threads: int = 1
     cpu_only: bool = False
+    also: tuple[Precision, ...] = ()
     outside_differential: tuple[str, ...] = ()
+    blasts: tuple[str, ...] | None = None
+    allowed_blast_points: float = ALLOWED_BLAST_POINTS
 
     def __post_init__(self) -> None:
         if self.method not in METHOD_CHOICES:
@@ -158,7 +173,8 @@ def assemble_classifier(
             f"{', '.join(cells.cells.classes)}; give the run's own"
         )
     outside = tuple(name for name in options.outside_differential if name in made.spec.classes)
-    spec = made.spec.model_copy(update={"outside_differential": outside})
+    blasts = _blasts(made.spec.classes, outside, options)
+    spec = made.spec.model_copy(update={"outside_differential": outside, "blasts": blasts})
     drawn = _draw(cells, options)
     views = cell_views_to_tell(cells.cells, "val")
 
@@ -174,9 +190,13 @@ def assemble_classifier(
             for name in variants
         }
 
-    chosen, gate = _choose("classifier", made.model, feeds, measure, drawn, options, say)
+    chosen = _choose("classifier", made.model, feeds, measure, drawn, options, say)
+    gate = chosen.gate
+    if blasts:
+        say(f"classifier: recall of {', '.join(blasts)} on validation cells")
+        gate = (*gate, *_blast_gate(spec, made.model, chosen, cells, views, options))
     say("classifier: temperature and abstention on validation cells")
-    cpu = chosen["cpu"].model
+    cpu = chosen.int8["cpu"].model
     answers = classify_cells(spec, {"int8": cpu}, cells, "val", threads=options.threads)
     temperature = fit_temperature(answers.probabilities["int8"], answers.truth)
     calibrated = at_temperature(answers.probabilities["int8"], temperature)
@@ -184,7 +204,7 @@ def assemble_classifier(
         update={
             "temperature": temperature,
             "abstain_below": choose_abstention(calibrated, answers.truth),
-            "artifacts": _artifacts(chosen),
+            "artifacts": chosen.artifacts,
         }
     )
     say("classifier: test cells")
@@ -239,7 +259,9 @@ def assemble_attribute_head(
         return {
             name: HeadOnDetector(
                 model,
-                detector.float_model if name == _FLOAT else detector.int8[_runtime_of(name)],
+                detector.float_model
+                if name in (_FLOAT, _HALF)
+                else detector.int8[_runtime_of(name)],
             )
             for name, model in variants.items()
         }
@@ -263,15 +285,15 @@ def assemble_attribute_head(
             for name in variants
         }
 
-    chosen, gate = _choose("attribute_head", made.model, feeds, measure, drawn, options, say)
-    spec = spec.model_copy(update={"artifacts": _artifacts(chosen)})
+    chosen = _choose("attribute_head", made.model, feeds, measure, drawn, options, say)
+    spec = spec.model_copy(update={"artifacts": chosen.artifacts})
     say("attribute_head: test cells")
     metrics: dict[str, dict[str, float]] = {}
     if cells.cells.of_split("test"):
-        variants = {"int8": HeadOnDetector(chosen["cpu"].model, detector.int8["cpu"])}
+        variants = {"int8": HeadOnDetector(chosen.int8["cpu"].model, detector.int8["cpu"])}
         on_test = judge_cells(spec, detector.spec, variants, cells, "test", threads=options.threads)
         metrics = attribute_figures(spec, on_test, "int8")
-    return _result("attribute_head", spec, chosen, gate, card, metrics, options)
+    return _result("attribute_head", spec, chosen, chosen.gate, card, metrics, options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +303,81 @@ class _Quantised:
     artifact: Artifact
     model: bytes
     parity: ParityResult
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The artifacts of a head, and the verdicts on its main figure.
+
+    Attributes:
+        int8: by runtime family.
+        beside: artifacts of other precisions with their bytes.
+    """
+
+    int8: dict[Runtime, _Quantised]
+    beside: tuple[tuple[Artifact, bytes], ...]
+    gate: tuple[GateRow, ...]
+
+    @property
+    def artifacts(self) -> tuple[Artifact, ...]:
+        return (
+            *(each.artifact for each in self.int8.values()),
+            *(artifact for artifact, _ in self.beside),
+        )
+
+    @property
+    def models(self) -> dict[str, bytes]:
+        """Bytes by path."""
+        made = {each.artifact.path: each.model for each in self.int8.values()}
+        return made | {artifact.path: model for artifact, model in self.beside}
+
+
+def _blasts(
+    classes: tuple[str, ...], outside: tuple[str, ...], options: HeadOptions
+) -> tuple[str, ...]:
+    if options.blasts is None:
+        return blast_classes([name for name in classes if name not in outside])
+    for name in options.blasts:
+        if name not in classes or name in outside:
+            what = "counted outside the differential" if name in outside else "no class of it"
+            raise SettingsError(
+                f"blast class {name!r}: {what}; the classifier has {', '.join(classes)}"
+            )
+    return options.blasts
+
+
+def _blast_gate(
+    spec: ClassifierSpec,
+    float_model: bytes,
+    chosen: _Chosen,
+    cells: OpenedCells,
+    views: int,
+    options: HeadOptions,
+) -> tuple[GateRow, ...]:
+    """What rounding costs the share of blasts that are called blasts, of whatever kind."""
+    runs = [("onnxruntime", chosen.models)]
+    if runs_here("openvino"):
+        cpu = chosen.int8["cpu"]
+        runs.append(("openvino", {cpu.artifact.path: cpu.model}))
+    rows: list[GateRow] = []
+    known: Mapping[str, float] = {}
+    for backend, variants in runs:
+        wanted = variants if known else {_FLOAT: float_model, **variants}
+        answers = classify_cells(
+            spec, wanted, cells, "val", backend=backend, threads=options.threads, views=views
+        )
+        found = {name: answers.blast_recall(spec.classes, spec.blasts, name) for name in wanted}
+        known = known or found[_FLOAT]
+        rows += [
+            GateRow(
+                path,
+                backend,
+                "blast recall",
+                parity_gate(known, found[path], allowed_points=options.allowed_blast_points),
+            )
+            for path in variants
+        ]
+    return tuple(rows)
 
 
 def _draw(cells: OpenedCells, options: HeadOptions) -> DrawnCells:
@@ -295,7 +392,7 @@ def _choose(
     drawn: DrawnCells,
     options: HeadOptions,
     say: Callable[[str], None],
-) -> tuple[dict[Runtime, _Quantised], tuple[GateRow, ...]]:
+) -> _Chosen:
     """Per runtime family the method asked for, or the one that costs it least."""
     variants = {_FLOAT: float_model}
     wanted = tensors_to_measure(float_model)
@@ -319,14 +416,27 @@ def _choose(
         before = chosen.get(runtime)
         if before is None or worst.lost_points < before.parity.worst.lost_points:
             chosen[runtime] = _Quantised(_artifact(head, runtime, found_by, drawn), model, parity)
-    gate = [GateRow(each.artifact.path, "onnxruntime", each.parity) for each in chosen.values()]
+    gate = [
+        GateRow(each.artifact.path, "onnxruntime", "macro-F1", each.parity)
+        for each in chosen.values()
+    ]
     if runs_here("openvino"):
         cpu = chosen["cpu"]
         say(f"{cpu.artifact.path} on openvino")
         found = measure({"cpu chosen": cpu.model}, "openvino")["cpu chosen"]
         verdict = parity_gate(figures[_FLOAT], found, allowed_points=options.allowed_points)
-        gate.insert(1, GateRow(cpu.artifact.path, "openvino", verdict))
-    return chosen, tuple(gate)
+        gate.insert(1, GateRow(cpu.artifact.path, "openvino", "macro-F1", verdict))
+    beside = []
+    for precision in options.also:
+        artifact = also_artifact(head, precision)
+        model = unquantised(float_model, precision)
+        beside.append((artifact, model))
+        if precision == "float16":
+            say(f"{artifact.path} on validation cells")
+            found = measure({_HALF: model}, "onnxruntime")[_HALF]
+            verdict = parity_gate(figures[_FLOAT], found, allowed_points=options.allowed_points)
+            gate.append(GateRow(artifact.path, "onnxruntime", "macro-F1", verdict))
+    return _Chosen(chosen, tuple(beside), tuple(gate))
 
 
 def _runtime_of(variant: str) -> Runtime:
@@ -345,21 +455,17 @@ def _artifact(head: HeadName, runtime: Runtime, method: str, drawn: DrawnCells) 
     )
 
 
-def _artifacts(chosen: Mapping[Runtime, _Quantised]) -> tuple[Artifact, ...]:
-    return tuple(each.artifact for each in chosen.values())
-
-
 def _result(
     head: HeadName,
     spec: ClassifierSpec | AttributeHeadSpec,
-    chosen: Mapping[Runtime, _Quantised],
+    chosen: _Chosen,
     gate: tuple[GateRow, ...],
     card: CardText,
     metrics: Mapping[str, Mapping[str, float]],
     options: HeadOptions,
 ) -> HeadResult:
-    contents = {each.artifact.path: each.model for each in chosen.values()}
-    cpu = chosen["cpu"]
+    contents = chosen.models
+    cpu = chosen.int8["cpu"]
     with open_backend(backend_row("onnxruntime"), cpu.model, threads=1) as loaded:
         ran_on = f"{loaded.facts.name} {loaded.facts.version}, {platform.machine()}"
     described = head_card(

@@ -15,10 +15,10 @@ from edge_runtime.errors import BundleError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from export.assembly import GateRow
     from export.bundle_writer import BundleDraft
     from export.head_export import HeadSources
     from export.heads import HeadResult
+    from export.parity import GateRow
 
 _CARDS = Path(__file__).resolve().parents[1] / "train" / "model_cards"
 CLASSIFIER_CARD, ATTRIBUTE_CARD = _CARDS / "wbc-classifier.yaml", _CARDS / "wbc-attributes.yaml"
@@ -89,12 +89,18 @@ def print_heads(results: Sequence[HeadResult], draft: BundleDraft) -> None:
     from rich.console import Console
 
     console = Console()
-    gate = verdict_table("Macro-F1 on validation cells, float against int8", "cells")
-    for result in results:
-        for row in result.gate:
-            add_verdict(gate, row, row.artifact.removesuffix(".onnx"))
-        gate.add_section()
-    console.print(gate)
+    shown = {row.figure for result in results for row in result.gate}
+    for figure in ("macro-F1", "blast recall"):
+        if figure not in shown:
+            continue
+        title = f"{figure[0].upper()}{figure[1:]} on validation cells, float against int8"
+        gate = verdict_table(title, "cells")
+        for result in results:
+            for row in result.gate:
+                if row.figure == figure:
+                    add_verdict(gate, row, row.artifact.removesuffix(".onnx"))
+            gate.add_section()
+        console.print(gate)
     for result in results:
         for name, values in result.card.metrics.items():
             if name.startswith("test"):
@@ -124,7 +130,7 @@ def stop_at_the_gate(results: Sequence[HeadResult], out: Path) -> None:
     row = max(failed, key=lambda row: row.parity.worst.lost_points)
     worst = row.parity.worst
     raise BundleError(
-        f"{row.artifact} on {row.backend} loses {worst.lost_points:.2f} macro-F1 points on "
+        f"{row.artifact} on {row.backend} loses {worst.lost_points:.2f} {row.figure} points on "
         f"{worst.domain}, {row.parity.allowed_points:g} are allowed; {out} is not written. "
         "Try --calibration-method best or more --calibration-cells"
     )

@@ -8,22 +8,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+from edge_runtime.bundle import ParityFigures, ParityRecord
 from edge_runtime.errors import DataError
 
 # Of average precision.
 ALLOWED_POINTS = 0.5
 # Of macro-F1.
 ALLOWED_HEAD_POINTS = 1.0
+# Of the share of blasts that are called blasts: what a decision about leukemia rests on.
+ALLOWED_BLAST_POINTS = 0.5
 # 0.800 - 0.795 is 0.50000000000000044 points in floating point.
 _ROUNDING = 1e-9
+# A hundredth of a point; machines differ beyond.
+_DIGITS = 5
+
+
+Figure = Literal["AP50-95", "macro-F1", "blast recall"]
 
 
 @dataclass(frozen=True, slots=True)
 class DomainParity:
     """One figure of one domain before and after quantisation, 0..1.
 
-    The figure is average precision for a detector, macro-F1 for a head.
+    The figure is average precision for a detector, macro-F1 or blast recall for a head.
     """
 
     domain: str
@@ -57,6 +66,32 @@ class ParityResult:
     def worst(self) -> DomainParity:
         """The domain that loses most."""
         return max(self.domains, key=lambda domain: domain.lost_points)
+
+
+@dataclass(frozen=True, slots=True)
+class GateRow:
+    """The verdict on one artifact as one backend runs it."""
+
+    artifact: str
+    backend: str
+    figure: Figure
+    parity: ParityResult
+
+    def record(self) -> ParityRecord:
+        """The same as the manifest has it."""
+        return ParityRecord(
+            artifact=self.artifact,
+            backend=self.backend,
+            figure=self.figure,
+            allowed_points=self.parity.allowed_points,
+            domains={
+                each.domain: ParityFigures(
+                    float_figure=round(each.float_figure, _DIGITS),
+                    rounded_figure=round(each.int8_figure, _DIGITS),
+                )
+                for each in self.parity.domains
+            },
+        )
 
 
 def parity_gate(

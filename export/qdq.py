@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from calibration.ranges import Range
 from edge_runtime.errors import DataError
 from export.graph import float_tail, load_graph, name_nodes
+from export.trained_scales import TrainedScales
 
 # Operators with weights of their own.
 _WEIGHTED = frozenset({"Conv", "Gemm"})
@@ -141,7 +142,11 @@ def tensors_to_measure(model: bytes) -> list[str]:
 
 
 def quantise_for_cpu(
-    model: bytes, ranges: Mapping[str, Range], *, keep_float: Collection[str] = ()
+    model: bytes,
+    ranges: Mapping[str, Range],
+    trained: TrainedScales | None = None,
+    *,
+    keep_float: Collection[str] = (),
 ) -> bytes:
     """Unsigned activations, signed weights per channel, int32 bias.
 
@@ -151,6 +156,8 @@ def quantise_for_cpu(
     Args:
         model: float ONNX bytes.
         ranges: measured range of every tensor in ``tensors_to_measure``.
+        trained: of quantisation-aware training; its weights' scales are taken, for its
+            activations were symmetric and these are not.
         keep_float: further nodes that stay in float, by name; nameless ones are called by
             ``graph.name_nodes``.
 
@@ -173,7 +180,7 @@ def quantise_for_cpu(
             rounded[value.name] = writer.append_pair(value.name, scales[value.name])
     for node in graph.graph.node:
         if node.op_type in _WEIGHTED and node.name in region:
-            _quantise_weights(writer, node, scales[node.input[0]].scale)
+            _quantise_weights(writer, node, scales[node.input[0]].scale, trained)
         node.input[:] = [rounded.get(name, name) for name in node.input]
         writer.append(node)
         for name in node.output:
@@ -184,7 +191,11 @@ def quantise_for_cpu(
 
 
 def quantise_for_tensorrt(
-    model: bytes, ranges: Mapping[str, Range], *, keep_float: Collection[str] = ()
+    model: bytes,
+    ranges: Mapping[str, Range],
+    trained: TrainedScales | None = None,
+    *,
+    keep_float: Collection[str] = (),
 ) -> bytes:
     """Symmetric signed int8 before every convolution outside the float tail.
 
@@ -195,6 +206,7 @@ def quantise_for_tensorrt(
     Args:
         model: float ONNX bytes.
         ranges: measured range of every tensor in ``tensors_to_measure``.
+        trained: of quantisation-aware training; where it has a scale, that one is taken.
         keep_float: further nodes that stay in float, by name; nameless ones are called by
             ``graph.name_nodes``.
 
@@ -208,6 +220,7 @@ def quantise_for_tensorrt(
     graph = load_graph(model)
     name_nodes(graph)
     _check_names(graph, keep_float)
+    known = {} if trained is None else trained.inputs
     tail = float_tail(graph).union(keep_float)
     writer = _GraphWriter(graph)
     rounded: dict[str, str] = {}
@@ -215,8 +228,13 @@ def quantise_for_tensorrt(
         if node.op_type == "Conv" and node.name not in tail:
             source = node.input[0]
             if source not in rounded:
-                rounded[source] = writer.append_pair(source, _symmetric(_range(ranges, source)))
-            _quantise_weights(writer, node, None)
+                scale = (
+                    _Scale(known[source], 0, signed=True)
+                    if source in known
+                    else _symmetric(_range(ranges, source))
+                )
+                rounded[source] = writer.append_pair(source, scale)
+            _quantise_weights(writer, node, None, trained)
             node.input[0] = rounded[source]
         writer.append(node)
     writer.finish()
@@ -326,7 +344,9 @@ def _symmetric(measured: Range) -> _Scale:
     return _Scale(max(reach / 127, _SMALLEST_SCALE), 0, signed=True)
 
 
-def _quantise_weights(writer: _GraphWriter, node: Any, input_scale: float | None) -> None:
+def _quantise_weights(
+    writer: _GraphWriter, node: Any, input_scale: float | None, trained: TrainedScales | None
+) -> None:
     """Replaces a node's weights, and with ``input_scale`` its bias, by integers."""
     weights = writer.weight(node.input[1])
     if weights is None:
@@ -334,14 +354,20 @@ def _quantise_weights(writer: _GraphWriter, node: Any, input_scale: float | None
             f"quantisation: {node.op_type} {node.name!r} computes its weights; only stored "
             "weights can be quantised"
         )
-    scale = np.abs(weights.reshape(len(weights), -1)).max(axis=1).astype(np.float64) / 127
+    known = None if trained is None else trained.weights.get(node.input[1])
+    if known is None:
+        scale = np.abs(weights.reshape(len(weights), -1)).max(axis=1).astype(np.float64) / 127
+    else:
+        scale = known.astype(np.float64)
     bias_name = node.input[2] if len(node.input) > 2 else ""
     bias = writer.weight(bias_name) if bias_name and input_scale is not None else None
     if bias is not None and input_scale is not None:
         scale = np.maximum(scale, np.abs(bias) / (input_scale * _LARGEST_BIAS))
     scale = np.maximum(scale, _SMALLEST_SCALE).astype(np.float32)
     by_channel = scale.reshape(-1, *[1] * (weights.ndim - 1))
-    numbers = np.clip(np.rint(weights / by_channel), -127, 127).astype(np.int8)
+    # Weights that grew beyond their trained scale were cut at the end of the 8 bits.
+    lowest = -127 if known is None else -128
+    numbers = np.clip(np.rint(weights / by_channel), lowest, 127).astype(np.int8)
     node.input[1] = writer.append_numbers(node.input[1], numbers, scale)
     if bias is not None and input_scale is not None:
         bias_scale = (scale * np.float32(input_scale)).astype(np.float32)

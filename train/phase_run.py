@@ -5,7 +5,7 @@ Owns what every such phase is told. Does not own recipes nor the order of phases
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,11 +95,11 @@ class PhaseRun:
         """A file beside the phase's, by name; not in it, for multi-GPU runs empty that."""
         return self.out / f"{self.name}-{name}"
 
-    def train(self, kind: type[Any], arguments: dict[str, Any], *, resume: bool) -> None:
+    def train(self, kind: Callable[..., Any], arguments: dict[str, Any], *, resume: bool) -> None:
         """All epochs, or those that are left.
 
         Args:
-            kind: the trainer's class.
+            kind: the trainer's class, or what makes one of ``overrides``.
             arguments: for a run from its beginning, see ``phase_arguments``.
             resume: take up an interrupted run.
         """
@@ -114,11 +114,11 @@ class PhaseRun:
                 "name": self.name,
                 "exist_ok": True,
             }
-        trainer = kind(overrides={**arguments, "device": self.device, "workers": self.workers})
-        # A multi-GPU run sends its callbacks to other processes: none there.
-        if "," not in self.device:
-            trainer.add_callback("on_pretrain_routine_end", self._tune)
         with self._in_one_line(arguments.get("batch")):
+            trainer = kind(overrides={**arguments, "device": self.device, "workers": self.workers})
+            # A multi-GPU run sends its callbacks to other processes: none there.
+            if "," not in self.device:
+                trainer.add_callback("on_pretrain_routine_end", self._tune)
             trainer.train()
             self._done.write_text("")
 
@@ -134,7 +134,6 @@ class PhaseRun:
         import torch
 
         place = self.out / self.name
-        kept = "finished epochs are kept, go on with --resume"
         try:
             with storing(place):
                 try:
@@ -144,15 +143,22 @@ class PhaseRun:
                         f"{place}: a file went away while it was trained: {error}; put it back"
                     ) from error
         except DataError as error:
-            raise DataError(f"{error}; {kept}") from error
+            raise DataError(f"{error}{self._kept()}") from error
         except StoreError as error:
-            raise StoreError(f"{error}; {kept}") from error
+            raise StoreError(f"{error}{self._kept()}") from error
         except torch.OutOfMemoryError as error:
             size = "" if batch is None else f" {batch}"
             raise SettingsError(
                 f"{place}: device {self.device} has too little memory for batch{size}; "
-                "take a smaller batch or image_size in the recipe"
+                "take a smaller batch or image size"
             ) from error
+
+    def _kept(self) -> str:
+        try:
+            load_own_checkpoint(self.last)
+        except DataError:
+            return ""
+        return "; finished epochs are kept, go on with --resume"
 
     def _tune(self, running: Any) -> None:
         # Ultralytics leaves one core idle for loading data, and on a processor loads

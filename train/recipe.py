@@ -76,6 +76,10 @@ class TrainSpec(_Strict):
     dfl: float = 1.5
     channels_last: bool = True
     validate_every_epoch: bool = True
+    qat: bool = Field(
+        default=False,
+        description="int8 rounding while training, with scales of the checkpoint it begins with",
+    )
 
 
 class Recipe(_Strict):

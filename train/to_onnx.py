@@ -22,14 +22,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edge_runtime.errors import DataError, StoreError
+from edge_runtime.errors import DataError, SettingsError, StoreError
 from train.heads_to_onnx import OPSET, export_attribute_head, export_classifier, strip_traces
 
-__all__ = ["OPSET", "export_attribute_head", "export_classifier", "export_float_onnx"]
+__all__ = [
+    "OPSET",
+    "export_attribute_head",
+    "export_classifier",
+    "export_float_onnx",
+    "export_rounded_onnx",
+]
 
 
 def export_float_onnx(
-    checkpoint: Path, out: Path, image_size: int, *, feature_layers: Sequence[int] = ()
+    checkpoint: Path,
+    out: Path,
+    image_size: int,
+    *,
+    feature_layers: Sequence[int] = (),
+    one_to_one: bool | None = None,
 ) -> Path:
     """Writes the detector with fused convolutions, one picture per call, fixed size.
 
@@ -39,31 +50,27 @@ def export_float_onnx(
         image_size: side of the square input in pixels; a multiple of 32.
         feature_layers: layers whose outputs become outputs of the graph too, called
             ``features_s4`` after the stride, 4 for one.
+        one_to_one: of a network with both heads, such as YOLO26, the one that names every
+            cell once (True) or the one whose doubles are suppressed afterwards (False);
+            None: the first where the network has it.
 
     Returns:
         ``out``. Input ``images`` float32 ``(1, 3, size, size)`` in [0, 1]; output
-        ``output0`` float32 ``(1, 4 + classes, anchors)``, centre x, y, width, height in
-        pixels, then scores in [0, 1]. The same checkpoint gives the same bytes.
+        ``output0`` float32, either ``(1, 4 + classes, anchors)``, centre x, y, width,
+        height in pixels, then scores in [0, 1], or of a one-to-one head ``(1, finds, 6)``,
+        corners in pixels, score, class. The same checkpoint gives the same bytes.
 
     Raises:
-        DataError: no such checkpoint, it is no detector, or the size does not fit.
+        DataError: no such checkpoint, it is no detector, the size does not fit, or it has
+            no one-to-one head and one was asked for.
         StoreError: ``out`` cannot be written.
     """
-    if not checkpoint.is_file():
-        raise DataError(f"checkpoint {checkpoint}: no such file; train one or mend the path")
-    if image_size <= 0 or image_size % 32:
-        raise DataError(f"image size {image_size}: the detector's strides need a multiple of 32")
-    # Neither news from its servers nor packages are fetched during an export.
-    os.environ["YOLO_OFFLINE"] = "true"
-    os.environ["YOLO_AUTOINSTALL"] = "false"
+    _check(checkpoint, image_size)
     import onnx
 
-    with tempfile.TemporaryDirectory(prefix="leukoscope-onnx-") as scratch:
-        # Ultralytics writes beside the checkpoint, which may be read-only or somebody's.
-        copy = Path(scratch) / "detector.pt"
-        shutil.copyfile(checkpoint, copy)
-        graph = onnx.load(str(_export(copy, checkpoint, image_size)))
-    strip_traces(graph)
+    graph = _exported(checkpoint, image_size, one_to_one, rounding=False)
+    if graph is None:
+        raise DataError(f"checkpoint {checkpoint}: nothing was exported; train again")
     for layer in feature_layers:
         _expose_layer(checkpoint, graph, layer, image_size)
     onnx.checker.check_model(graph)
@@ -75,16 +82,85 @@ def export_float_onnx(
     return out
 
 
-def _export(copy: Path, checkpoint: Path, image_size: int) -> Path:
+def export_rounded_onnx(
+    checkpoint: Path, image_size: int, *, one_to_one: bool | None = None
+) -> bytes | None:
+    """The detector with the Q/DQ pairs it was trained with, as ultralytics exports them.
+
+    Args:
+        checkpoint: ``best.pt`` of an own training run.
+        image_size: as for ``export_float_onnx``.
+        one_to_one: as there.
+
+    Returns:
+        ONNX bytes; None where training knew nothing of int8.
+
+    Raises:
+        DataError: as ``export_float_onnx``.
+        SettingsError: it was trained with int8, and what that needs is not installed.
+    """
+    _check(checkpoint, image_size)
+    graph = _exported(checkpoint, image_size, one_to_one, rounding=True)
+    return None if graph is None else bytes(graph.SerializeToString(deterministic=True))
+
+
+def _check(checkpoint: Path, image_size: int) -> None:
+    if not checkpoint.is_file():
+        raise DataError(f"checkpoint {checkpoint}: no such file; train one or mend the path")
+    if image_size <= 0 or image_size % 32:
+        raise DataError(f"image size {image_size}: the detector's strides need a multiple of 32")
+
+
+def _exported(
+    checkpoint: Path, image_size: int, one_to_one: bool | None, *, rounding: bool
+) -> Any | None:
+    """Ultralytics' graph: with rounding as trained, None where there is none, or without."""
+    # Neither news from its servers nor packages are fetched during an export.
+    os.environ["YOLO_OFFLINE"] = "true"
+    os.environ["YOLO_AUTOINSTALL"] = "false"
+    import onnx
+
+    with tempfile.TemporaryDirectory(prefix="leukoscope-onnx-") as scratch:
+        # Ultralytics writes beside the checkpoint, which may be read-only or somebody's.
+        copy = Path(scratch) / "detector.pt"
+        shutil.copyfile(checkpoint, copy)
+        written = _export(copy, checkpoint, image_size, one_to_one, rounding=rounding)
+        if written is None:
+            return None
+        graph = onnx.load(str(written))
+    strip_traces(graph)
+    return graph
+
+
+def _export(
+    copy: Path, checkpoint: Path, image_size: int, one_to_one: bool | None, *, rounding: bool
+) -> Path | None:
     from ultralytics import YOLO
+    from ultralytics.utils.torch_utils import is_qat, strip_qat
 
     try:
         model = YOLO(str(copy), task="detect")
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"checkpoint {checkpoint}: {error.name} is not installed, and it was trained with "
+            "int8 rounding; pip install 'leukoscope[qat]'"
+        ) from error
     except Exception as error:  # unpickling foreign bytes can fail in any way
         reason = " ".join(str(error).split())
         raise DataError(f"checkpoint {checkpoint}: not one of ultralytics ({reason})") from error
     if model.task != "detect":
         raise DataError(f"checkpoint {checkpoint}: made for {model.task!r}, not for detection")
+    network: Any = model.model
+    if rounding and not is_qat(network):
+        return None
+    if not rounding:
+        strip_qat(network)
+    has_both = getattr(network.model[-1], "one2one_cv2", None) is not None
+    if one_to_one and not has_both:
+        raise DataError(
+            f"checkpoint {checkpoint}: it has no one-to-one head; train a network that has, "
+            "such as yolo26n.yaml, or export the classic one"
+        )
     with warnings.catch_warnings(), _quiet("ultralytics"):
         # The tracing exporter is deprecated; its successor leaves source paths in the graph.
         warnings.simplefilter("ignore")
@@ -95,7 +171,8 @@ def _export(copy: Path, checkpoint: Path, image_size: int) -> Path:
             opset=OPSET,
             dynamic=False,
             simplify=False,
-            nms=False,
+            # False: the one-to-one head, where there is one; None: the classic one.
+            nms=False if has_both and one_to_one is not False else None,
             device="cpu",
             verbose=False,
         )

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 from datetime import datetime, timezone
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,11 @@ def train_detector(
 
     Raises:
         DataError: the data is missing or malformed, or there is nothing to resume.
-        SettingsError: the device does not exist here.
+        SettingsError: the device does not exist here, or what training with int8 rounding
+            needs is missing.
     """
+    if recipe.train.qat:
+        _check_qat(recipe, start_from, resume=resume)
     import torch
     from ultralytics import YOLO
     from ultralytics import __version__ as ultralytics_version
@@ -72,6 +76,8 @@ def train_detector(
             raise DataError(f"checkpoint {start_from}: no such file; mend --start-from")
         _tune_for_cpu(model, recipe, THREADS)
         model.train(**_arguments(recipe, data_yaml, out, chosen, workers, start_from))
+    if recipe.train.qat:
+        _require_alive(last)
     weights = out / "run" / "weights"
     best = weights / "best.pt" if (weights / "best.pt").is_file() else last
     compose = json.loads((out / "data" / "compose.json").read_text())
@@ -88,6 +94,42 @@ def train_detector(
     }
     (out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
     return best
+
+
+def _check_qat(recipe: Recipe, start_from: Path | None, *, resume: bool) -> None:
+    """Before anything is composed or loaded.
+
+    Raises:
+        SettingsError: no checkpoint to begin with, or a package is missing.
+    """
+    if start_from is None and not resume:
+        raise SettingsError(
+            f"recipe {recipe.name}: train.qat takes its int8 scales from a finished detector; "
+            "train one without it first and give its best.pt as --start-from"
+        )
+    for module in ("modelopt", "huggingface_hub"):
+        if find_spec(module) is None:
+            raise SettingsError(
+                f"recipe {recipe.name}: train.qat needs {module}; pip install 'leukoscope[qat]'"
+            )
+
+
+def _require_alive(checkpoint: Path) -> None:
+    """Rounding with scales of next to nothing ends in weights that are no numbers.
+
+    Ultralytics writes those as zeros and goes on.
+
+    Raises:
+        DataError: a convolution has lost all its weights.
+    """
+    from train.own_checkpoint import load_own_checkpoint
+
+    for name, values in load_own_checkpoint(checkpoint).state_dict().items():
+        if name.endswith("conv.weight") and not values.any():
+            raise DataError(
+                f"{checkpoint}: training with int8 rounding diverged, {name} is zero; begin with "
+                "a checkpoint that was trained longer, or with a smaller train.lr0"
+            )
 
 
 def chosen_device(device: str, torch: Any) -> str:
@@ -173,6 +215,7 @@ def _arguments(
         "box": spec.box,
         "cls": spec.cls,
         "dfl": spec.dfl,
+        "quantize": 8 if spec.qat else None,
         "val": spec.validate_every_epoch,
         "plots": False,
         "save_period": -1,

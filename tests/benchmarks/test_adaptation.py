@@ -17,6 +17,8 @@ from benchmarks.adaptation import AdaptationPlan
 from benchmarks.adaptation import run_name as adapt_name
 from benchmarks.adaptation import summarise as summarise_adaptation
 from benchmarks.published_adaptation import TABLES, figure
+from benchmarks.qat import QatPlan
+from benchmarks.qat import summarise as summarise_qat
 from benchmarks.site_curve import SitePlan, draw_curve
 from benchmarks.site_curve import run_name as site_name
 from benchmarks.site_curve import summarise as summarise_site
@@ -255,3 +257,28 @@ def test_figure_shows_a_dash_for_what_is_not_there() -> None:
     assert figure(None) == "–"
     assert figure(over_seeds([0.5])) == "0.500"
     assert figure(over_seeds([0.4, 0.6, None])) == "0.500 ± 0.141 (n = 2)"
+
+
+def test_rounding_is_compared_with_a_detector_that_trained_as_long(tmp_path: Path) -> None:
+    plan = QatPlan(["n", "s"], (0, 1), ".")
+    runs = {run.name: run for run in plan.runs(tmp_path)}
+    assert list(runs)[:4] == ["n/seed0/float", "n/seed1/float", "s/seed0/float", "s/seed1/float"]
+    more, rounded = runs["s/seed1/more"], runs["s/seed1/rounded"]
+    assert more.after == rounded.after == "s/seed1/float"
+    assert more.arguments["start_from"] == rounded.arguments["start_from"]
+    assert more.arguments["start_from"].startswith(str(tmp_path / "s/seed1/float"))
+    spec = [run.arguments["recipe"]["train"] for run in (more, rounded)]
+    assert [each.pop("qat") for each in spec] == [False, True]
+    assert spec[0] == spec[1]
+    assert rounded.arguments["recipe"]["model"] == "yolo11s.yaml"
+    ap = {"float32": {"a": 0.8, "b": 0.6}, "minmax": {"a": 0.7, "b": 0.6}}
+    store(tmp_path, "s/seed0/more", {"ap": ap})
+    store(tmp_path, "s/seed0/rounded", {"ap": {"float32": {"a": 0.8}, "trained": {"a": 0.69}}})
+    result = summarise_qat(plan, tmp_path)
+    assert list(result["rows"]) == ["s"]
+    row = result["rows"]["s"]
+    assert row["lost_after_training"]["minmax"]["mean"] == pytest.approx(5)
+    assert row["lost_while_training"]["mean"] == pytest.approx(1)
+    scale = {"images": 8, "image_size": 64, "activation": "silu", "epochs": [4, 1]}
+    text = TABLES["qat"]({"machine": MACHINE, "scale": scale, **result})
+    assert "| YOLO11s | 0.700 | 5.00 | – | – | – | 1.00 |" in text

@@ -8,11 +8,23 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import cli
+from benchmarks.precision_rate import (
+    CONTENDERS,
+    FLOAT,
+    INT8,
+    PLAIN,
+    finds_only,
+    measure_precisions,
+)
+from benchmarks.published import _TABLES
 from benchmarks.session_options import OPTIONS, SURROUNDINGS, measure_session_options
 from benchmarks.virtual import COMMON_RESOLUTION, measure_virtual
 from edge_runtime.bundle import open_bundle
+from edge_runtime.errors import DataError
 from edge_runtime.film_report import RESEARCH_USE
 from edge_runtime.virtual_film import PROFILES, FilmSpec
+
+MACHINE = {"processor": "some", "cores": 2, "date": "2026-01-02T03:04:05+00:00"}
 
 
 def test_every_cell_of_the_matrix_is_measured(patch_onnx: Path, patch_bundle: Path) -> None:
@@ -109,3 +121,34 @@ def test_help_says_what_it_is_not_for() -> None:
 @pytest.mark.parametrize("word", ["peers", "session-options", "virtual"])
 def test_commands_exist(word: str) -> None:
     assert CliRunner().invoke(cli.app, [word, "--help"]).exit_code == 0
+
+
+def test_precisions_are_compared_on_the_same_threads(patch_onnx: Path, patch_bundle: Path) -> None:
+    pytest.importorskip("openvino")
+    spec = open_bundle(patch_bundle).manifest.detector.input
+    content = patch_onnx.read_bytes()
+    result = measure_precisions(
+        {FLOAT: content, INT8: content}, spec, threads=2, seconds=0.02, rounds=1
+    )
+    rows = {(row["precision"], row["runtime"]): row for row in result["rows"]}
+    assert len(rows) == len(CONTENDERS)
+    peer = max(rows[FLOAT, PLAIN]["fields_per_s"], rows[FLOAT, "onnxruntime"]["fields_per_s"])
+    target = result["targets"][0]
+    assert target["ratio"] == pytest.approx(rows[INT8, "openvino"]["fields_per_s"] / peer, rel=0.01)
+    assert target["met"] == (target["ratio"] >= target["at_least"])
+    text = _TABLES["precision"]({"machine": MACHINE, "bundle": "b-1.0.0", **result})
+    assert f"{target['ratio']:.2f}, at least 1.7 wanted" in text
+
+
+def test_outputs_beside_the_finds_do_not_enter_the_comparison(patch_onnx: Path) -> None:
+    import onnx
+
+    graph = onnx.load(patch_onnx)
+    name = graph.graph.output[0].name
+    inferred = onnx.shape_inference.infer_shapes(graph)
+    inner = next(each for each in inferred.graph.value_info if each.name != name)
+    graph.graph.output.append(inner)
+    kept = onnx.load_from_string(finds_only(graph.SerializeToString(), name))
+    assert [each.name for each in kept.graph.output] == [name]
+    with pytest.raises(DataError, match="no output 'other'"):
+        finds_only(patch_onnx.read_bytes(), "other")

@@ -89,6 +89,27 @@ def test_a_stranger_is_told_and_a_known_laboratory_is_not(tmp_path: Path) -> Non
     assert set(cast["detected_by_domain"]) == {"north", "south"}
 
 
+@dataclass(frozen=True)
+class Drifting(Drawn):
+    """One whose lamp was changed before its test fields were taken."""
+
+    def fields(self, split: Split) -> Iterator[tuple[str, UInt8Image]]:
+        """Test fields are yellow."""
+        for name, pixels in super().fields(split):
+            gains = [1.0, 1.0, 0.4] if split == "test" else [1.0, 1.0, 1.0]
+            yield name, np.asarray(pixels * np.array(gains), np.uint8)
+
+
+def test_false_alarms_are_those_of_test_fields(tmp_path: Path) -> None:
+    own = [Drifting("north", 0.0), Drawn("south", -0.2)]
+    draft = with_domain(draft_of(open_bundle(bundle(tmp_path / "bare"))), own)
+    result = measure_domain(write_bundle(draft, tmp_path / "made"), own, [Drawn("strange", 0.4)])
+    assert result["false_alarms_by_artifact"][MODEL_NAME]["north"] == 1.0
+    for row in (result["left_out"]["south"], result["never_fitted"]["strange"]):
+        for unit in ("field", "film"):
+            assert row["mahalanobis"][unit]["false_alarms"]["north"] == 1.0
+
+
 def test_another_bundles_domains_are_refused(tmp_path: Path) -> None:
     plain = open_bundle(bundle(tmp_path / "bare"))
     with pytest.raises(DataError, match="no domain statistics"):
@@ -109,3 +130,9 @@ def test_mask_pictures_are_two_domains(tmp_path: Path) -> None:
     assert named == ["wbc-masks:1", "wbc-masks:2", "wbc-masks:2"]
     with pytest.raises(DataError, match="No such file"):
         list(MaskPictures(tmp_path / "images").fields("test"))
+    (tmp_path / "images" / "1.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"images/1\.png: empty file .*; copy the data again"):
+        list(MaskPictures(tmp_path).fields("test"))
+    (tmp_path / "labels.csv").write_text("picture;set\n1;2\n")
+    with pytest.raises(DataError, match="no table with the columns file and dataset"):
+        list(MaskPictures(tmp_path).fields("test"))

@@ -73,6 +73,26 @@ def test_a_field_against_the_grain_is_far_by_mahalanobis_only() -> None:
     assert 0 <= shrinkage["a"] < 0.1
 
 
+def test_every_domain_has_the_covariance_of_its_own_fields() -> None:
+    mixing = np.array([[1.0, 0, 0], [0.9, 0.3, 0], [-0.5, 0.2, 0.4]])
+    units = np.array([1.0, 3.0, 0.5])
+    groups = {
+        "a": fields(6000, seed=1) @ mixing.T * units + 5,
+        "b": fields(6000, seed=2) @ mixing * units - 3,
+    }
+    statistics, shrinkage = fit_statistics(groups)
+    assert max(shrinkage.values()) < 0.01
+    for place, group in enumerate(groups.values()):
+        whitening = statistics.whitening[place]
+        found = np.linalg.inv(whitening.T @ whitening)
+        # In units of its own spreads, so that none of the features is too small to count.
+        spread = group.std(axis=0)
+        expected = np.cov(group.T) / np.outer(spread, spread)
+        np.testing.assert_allclose(found / np.outer(spread, spread), expected, atol=0.02)
+        np.testing.assert_allclose(statistics.spreads[place], spread, rtol=0.01)
+        np.testing.assert_allclose(statistics.means[place], group.mean(axis=0))
+
+
 def test_a_dead_channel_has_a_spread_and_a_spark_in_it_shows() -> None:
     group = fields(60, 3)
     group[:, 2] = 0.25
@@ -92,6 +112,15 @@ def test_borders_are_order_statistics(quantile: float, expected: float) -> None:
     borders = find_borders(standing_alone(1), {"a": [held_out]}, quantile)
     assert borders["a"]["mahalanobis"] == pytest.approx(expected)
     assert borders["a"]["standardised_euclidean"] == pytest.approx(expected)
+
+
+def test_a_border_is_of_distances_to_its_own_domain_alone() -> None:
+    flat = standing_alone(1, domains=2)
+    statistics = DomainStatistics(np.array([[0.0], [5.0]]), flat.spreads, flat.whitening)
+    # Those of b lie nearer to a's mean than to their own, but for one.
+    held_out = {"a": [np.array([[1.0], [2.0]])], "b": [5 - np.arange(1.0, 10.0)[:, None]]}
+    borders = find_borders(statistics, held_out, 0.9)
+    assert [borders[name]["mahalanobis"] for name in "ab"] == pytest.approx([2.0, 9.0])
 
 
 def test_a_border_holds_for_the_artifact_that_sees_the_fields_farthest() -> None:
@@ -134,10 +163,19 @@ def test_auroc_is_the_share_of_right_pairs() -> None:
 def test_domains_too_small_or_without_life_are_one_line() -> None:
     with pytest.raises(DataError, match="'a': 4 training fields, at least 10"):
         fit_statistics({"a": fields(4)})
-    with pytest.raises(DataError, match="'b': all training fields are alike"):
+    with pytest.raises(DataError, match="'b': 12 training fields, 1 of them different, at least"):
         fit_statistics({"a": fields(12), "b": np.ones((12, 3))})
+    with pytest.raises(DataError, match="'a': 36 training fields, 9 of them different, at least"):
+        fit_statistics({"a": np.tile(fields(9), (4, 1))})
+    assert fit_statistics({"a": np.tile(fields(10), (4, 1))})[0].means.shape == (1, 3)
     with pytest.raises(DataError, match="no numbers"):
         fit_statistics({"a": fields(12) * np.nan})
+    for wrong in (np.nan, np.inf):
+        # Among others, where sorting would put it anywhere.
+        one = fields(9)
+        one[4, 1] = wrong
+        with pytest.raises(DataError, match="'a': a field's features are no numbers"):
+            find_borders(standing_alone(3), {"a": [one]})
     with pytest.raises(DataError, match="no domain"):
         fit_statistics({})
     with pytest.raises(DataError, match="no validation field"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -133,12 +133,48 @@ def test_a_second_picture_behind_the_first_is_left_alone() -> None:
     assert np.array_equal(decode_image(content), decode_image(whole))
 
 
-def test_a_turned_jpeg_is_turned_back() -> None:
-    tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0)
-    segment = b"Exif\x00\x00" + tiff + bytes(4)
+# EXIF that says: the camera was held upright, turn the picture by a quarter.
+_TURN = b"MM\x00*\x00\x00\x00\x08\x00\x01" + struct.pack(">HHIHH", 0x0112, 3, 1, 6, 0) + bytes(4)
+
+
+def turned_jpeg() -> bytes:
+    segment = b"Exif\x00\x00" + _TURN
     whole = encoded(".jpg")
-    content = whole[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + whole[2:]
-    assert decode_image(content).shape == (180, 120, 3)
+    return whole[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + whole[2:]
+
+
+def turned_png(*, opaque: bool = False) -> bytes:
+    alpha = np.full((*FIELD.shape[:2], 1), 255, np.uint8)
+    whole = encoded(".png", np.concatenate([FIELD, alpha], axis=2) if opaque else FIELD)
+    chunk = b"eXIf" + _TURN
+    chunk = struct.pack(">I", len(_TURN)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    # Behind the start and the header's chunk.
+    return whole[:33] + chunk + whole[33:]
+
+
+def turned_webp() -> bytes:
+    height, width = FIELD.shape[:2]
+    size = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    picture = encoded(".webp", FIELD, cv2.IMWRITE_WEBP_QUALITY, 101)[12:]
+    exif = b"EXIF" + struct.pack("<I", len(_TURN)) + _TURN
+    body: bytes = b"WEBPVP8X" + struct.pack("<II", 10, 0x08) + size + picture + exif
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("make", [turned_jpeg, turned_png, turned_webp])
+def test_a_turned_picture_is_turned_back(make: Callable[[], bytes]) -> None:
+    pixels = decode_image(make())
+    assert pixels.shape == (180, 120, 3)
+    # As every other decoder of a training sees it.
+    usual = cv2.imdecode(np.frombuffer(make(), np.uint8), cv2.IMREAD_COLOR)
+    assert usual is not None
+    assert np.array_equal(pixels, usual[:, :, ::-1])
+    if make is not turned_jpeg:
+        assert np.array_equal(pixels, np.rot90(FIELD, -1))
+
+
+def test_a_turned_picture_with_an_opaque_alpha_is_turned_back() -> None:
+    assert np.array_equal(decode_image(turned_png(opaque=True)), np.rot90(FIELD, -1))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_runtime.postprocess import cut_crop, decode_xywh_scores, encode_jpeg, suppress_doubles
+from edge_runtime.postprocess import (
+    cut_crop,
+    decode_xywh_scores,
+    decode_xyxy_score_class,
+    encode_jpeg,
+    suppress_doubles,
+)
 from edge_runtime.types import Detections
 from tests.support import paint_field
 
@@ -76,6 +82,30 @@ def test_what_is_no_number_is_no_cell() -> None:
     output[0, 4] = [np.nan, 0.9, np.nan, 0.8, np.nan]
     found = decode_xywh_scores(output, score_threshold=0.5)
     assert sorted(found.scores.tolist()) == pytest.approx([0.8, 0.9])
+
+
+def test_a_one_to_one_head_has_corners_score_and_class() -> None:
+    output = np.array(
+        [
+            [
+                [1, 2, 11, 22, 0.9, 1],
+                [1, 2, 12, 22, 0.5, 0.0002],
+                [3, 4, 5, 6, 0.49, 1],
+                [0, 0, 9, 9, np.nan, 0],
+                [5, 5, 8, 8, 1.002, 2],
+                [5, 5, 8, 8, 0.9, 3],
+                [5, 5, 8, 8, 0.9, -1],
+                [5, 5, 8, 8, 0.9, np.nan],
+            ]
+        ],
+        np.float32,
+    )
+    found = decode_xyxy_score_class(output, score_threshold=0.5, classes=3)
+    np.testing.assert_array_equal(found.boxes_xyxy, output[0, [0, 1, 4], :4])
+    assert found.scores.tolist() == pytest.approx([0.9, 0.5, 1.0])
+    assert found.class_ids.tolist() == [1, 0, 2]
+    assert (found.boxes_xyxy.dtype, found.class_ids.dtype) == (np.float32, np.int64)
+    assert len(decode_xyxy_score_class(output[:, :0], score_threshold=0.5, classes=3)) == 0
 
 
 @QUICK

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from edge_runtime.backends import BACKENDS, InferenceBackend, TensorSpec, open_backend
-from edge_runtime.bundle import Bundle
+from edge_runtime.bundle import Bundle, DetectorSpec
 from edge_runtime.errors import BackendError
+from edge_runtime.postprocess import decode_xywh_scores, suppress_doubles
 from edge_runtime.stages import Detector
 from edge_runtime.types import Detections, Float32Array, Frame
 from tests.support import SIDE, paint_field
@@ -201,6 +202,13 @@ def detector_of(bundle: Bundle, tensors: _Tensors) -> Detector:
     return Detector(bundle.manifest.detector, cast(InferenceBackend, tensors))
 
 
+def one_to_one(bundle: Bundle) -> DetectorSpec:
+    """The toy detector's manifest for a head that names every cell once."""
+    spec = bundle.manifest.detector
+    output = spec.output.model_copy(update={"decode": "xyxy_score_class"})
+    return spec.model_copy(update={"output": output})
+
+
 GOOD_IN = [("images", (1, 3, SIDE, SIDE))]
 GOOD_OUT = [("output", (1, 5, 882))]
 
@@ -267,3 +275,56 @@ def test_red_cells_overrule_a_doubtful_giant(
     detector = detector_of(toy_bundle, _Tensors(GOOD_IN, GOOD_OUT, answer))
     pixels = paint_field(640, 640, [], red_cells=red)
     assert (detector.examine(Frame(0, 0, pixels, "field")).windows > 1) == looks_closer
+
+
+def test_what_a_one_to_one_head_finds_in_one_look_is_not_suppressed(toy_bundle: Bundle) -> None:
+    """Two touching cells share more than suppression would let pass; the head says both."""
+    answer = np.zeros((1, 20, 6), np.float32)
+    answer[0, 0] = [20, 20, 80, 80, 0.7, 0]
+    answer[0, 1] = [30, 22, 90, 82, 0.9, 0]
+    answer[0, 2] = [20, 90, 80, 150, 0.3, 0]
+    tensors = cast(InferenceBackend, _Tensors(GOOD_IN, [("output", (1, 20, 6))], answer))
+    found = Detector(one_to_one(toy_bundle), tensors).examine(frame(SIDE, SIDE, [])).detections
+    assert found.scores.tolist() == pytest.approx([0.9, 0.7])
+    np.testing.assert_allclose(found.boxes_xyxy, answer[0, [1, 0], :4])
+    few = one_to_one(toy_bundle).model_copy(
+        update={
+            "thresholds": toy_bundle.manifest.detector.thresholds.model_copy(
+                update={"max_cells": 1}
+            )
+        }
+    )
+    found = Detector(few, tensors).examine(frame(SIDE, SIDE, [])).detections
+    assert found.scores.tolist() == pytest.approx([0.9])
+
+
+def test_doubles_of_several_windows_are_one_cell_for_a_one_to_one_head_too(
+    toy_bundle: Bundle, backend: InferenceBackend
+) -> None:
+    cells = [(100.0, 100.0, 30.0), (400.0, 300.0, 34.0), (320.0, 240.0, 28.0)]
+    detector = Detector(one_to_one(toy_bundle), cast(InferenceBackend, _Once(backend)))
+    examined = detector.examine(frame(640, 480, cells))
+    assert examined.windows > 1
+    each_once(examined.detections, cells, within=2)
+
+
+class _Once:
+    """The toy detector as if its head named every cell once."""
+
+    def __init__(self, inner: InferenceBackend) -> None:
+        self._inner = inner
+        self.inputs = inner.inputs
+        self.outputs = (TensorSpec("output", (1, 300, 6)),)
+
+    def infer(self, arrays: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
+        found = decode_xywh_scores(self._inner.infer(arrays)["output"], score_threshold=0.2)
+        found = suppress_doubles(found, iou=0.5)
+        columns = (found.boxes_xyxy, found.scores[:, None], found.class_ids[:, None])
+        return {"output": np.concatenate(columns, axis=1, dtype=np.float32)[None]}
+
+
+def test_a_one_to_one_manifest_wants_six_columns(toy_bundle: Bundle) -> None:
+    for shape in ((1, 6, 300), (1, 300, 5), (300, 6)):
+        tensors = cast(InferenceBackend, _Tensors(GOOD_IN, [("output", shape)]))
+        with pytest.raises(BackendError, match="6 columns"):
+            Detector(one_to_one(toy_bundle), tensors)

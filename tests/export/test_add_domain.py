@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from calibration.domain_fields import FolderDomain, VirtualDomains
+from calibration.domain_statistics import find_borders, fit_statistics
 from edge_runtime import cli
 from edge_runtime.backends import BACKENDS, backend_row
 from edge_runtime.bundle import open_bundle
@@ -23,7 +25,7 @@ from edge_runtime.types import UInt8Image
 from edge_runtime.virtual_film import FilmSpec
 from export.bundle_writer import draft_of, write_bundle
 from export.cli import app
-from export.domain_export import STATISTICS_NAME, with_domain
+from export.domain_export import STATISTICS_NAME, fit_domain, with_domain
 from export.domain_sources import domain_sources
 from tests.support import MODEL_NAME, manifest_of, paint_field, toy_detector, write_image
 from tests.support import write_bundle as write_files
@@ -253,6 +255,10 @@ def test_bad_wishes_are_one_line(bare: Path, data: Path, tmp_path: Path) -> None
     for spelled in ("north", "=north", "north="):
         with pytest.raises(SettingsError, match="NAME=FOLDER"):
             domain_sources([spelled], None, data=data, virtual=False)
+    for again in (["a=x", "b=y", " a = z"], ["a=x", "a=x"]):
+        with pytest.raises(SettingsError, match="'a' is x already; name each domain once"):
+            domain_sources(again, None, data=data, virtual=False)
+    assert domain_sources([" a = x "], None, data=data, virtual=False)[0].names == ("a",)
     with pytest.raises(SettingsError, match="no domain"):
         domain_sources([], None, data=data, virtual=False)
     few = tmp_path / "few" / "images" / "train"
@@ -262,6 +268,29 @@ def test_bad_wishes_are_one_line(bare: Path, data: Path, tmp_path: Path) -> None
     write_image(few.parent / "val" / "one.png", field(2))
     with pytest.raises(DataError, match="1 training fields, at least 10"):
         with_domain(draft, [FolderDomain("few", tmp_path / "few")])
+
+
+def test_a_validation_field_that_was_trained_on_is_refused(
+    bare: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data / "north", tmp_path / "north")
+    splits = tmp_path / "north" / "images"
+    shutil.copy(splits / "train" / "003.png", splits / "val" / "another name.png")
+    with pytest.raises(DataError, match="'north': 1 validation fields are training fields as well"):
+        with_domain(draft_of(open_bundle(bare)), [FolderDomain("north", tmp_path / "north")])
+
+
+def test_borders_are_rounded_up() -> None:
+    rng = np.random.default_rng(0)
+    training = {name: {"m": rng.normal(size=(30, 4))} for name in ("a", "b", "c")}
+    validation = {name: {"m": rng.normal(size=(9, 4))} for name in training}
+    fit = fit_domain(training, validation, "m", reads=["map"])
+    statistics, _ = fit_statistics({name: each["m"] for name, each in training.items()})
+    exact = find_borders(statistics, {name: [each["m"]] for name, each in validation.items()})
+    for domain in fit.spec.domains:
+        for kind, border in domain.borders.items():
+            assert 0 <= border - exact[domain.name][kind] < 1e-4
+            assert border == round(border, 4)
 
 
 def test_a_detector_without_maps_cannot_be_assessed(tmp_path: Path, data: Path) -> None:

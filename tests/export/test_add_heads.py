@@ -17,6 +17,7 @@ from edge_runtime.bundle import (
     Bundle,
     CalibrationSummary,
     ModelCard,
+    ParityRecord,
     Runtime,
     open_bundle,
 )
@@ -27,6 +28,7 @@ from export import float_onnx
 from export.bundle_writer import BundleDraft, detector_spec, write_bundle
 from export.cli import app
 from export.feature_maps import check_feature_maps, expose_feature_maps
+from export.head_evaluation import ClassAnswers
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
 from tests.export.toy_heads import (
     COLOURS,
@@ -48,9 +50,16 @@ def _no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hand-made graphs stand for the checkpoints; everything after them is real."""
 
     def detector(
-        checkpoint: Path, out: Path, image_size: int, *, feature_layers: tuple[int, ...] = ()
+        checkpoint: Path,
+        out: Path,
+        image_size: int,
+        *,
+        feature_layers: tuple[int, ...] = (),
+        one_to_one: bool | None = None,
     ) -> Path:
         assert image_size == SIDE
+        # The bundle's detector has the classic head.
+        assert one_to_one is False
         seed = 1 if checkpoint.name == "other.pt" else 0
         assert feature_layers == LAYERS
         out.write_bytes(layered_detector(tapped=True, seed=seed))
@@ -332,3 +341,90 @@ def test_every_layer_but_the_last_is_in_int8() -> None:
         rounded = {n.input[0] for n in graph.node if n.op_type == "QuantizeLinear"}
         kinds = {makers[name].op_type for name in rounded if name in makers}
         assert not kinds & {"RoiAlign", "GlobalAveragePool"}
+
+
+def parity_of(bundle: Bundle, figure: str) -> dict[tuple[str, str], ParityRecord]:
+    return {
+        (each.artifact, each.backend): each
+        for each in bundle.manifest.parity
+        if each.figure == figure
+    }
+
+
+def test_recall_of_blasts_has_a_gate_of_its_own(bundle: Bundle, tmp_path: Path) -> None:
+    given = arguments(tmp_path, "--blast-class=green", "--blast-class=blue")
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "Blast recall on validation cells" in result.output
+    written = open_bundle(tmp_path / "new")
+    assert written.manifest.classifier is not None
+    assert written.manifest.classifier.blasts == ("green", "blue")
+    found = parity_of(written, "blast recall")
+    assert {"classifier.cpu.int8.onnx", "classifier.tensorrt.int8.onnx"} == {
+        artifact for artifact, _ in found
+    }
+    for record in found.values():
+        assert record.allowed_points == 0.5
+        assert all(each.float_figure == 1 for each in record.domains.values())
+    # Heads that replace others replace their verdicts.
+    verdicts = len(written.manifest.parity)
+    again = [each.replace("/old", "/new").replace("0.2.0", "0.3.0") for each in given]
+    again = [
+        each if not each.startswith("--out") else f"--out={tmp_path / 'newer'}" for each in again
+    ]
+    assert CliRunner().invoke(app, again).exit_code == 0
+    assert len(open_bundle(tmp_path / "newer").manifest.parity) == verdicts
+
+
+def test_a_classifier_that_loses_blasts_is_not_written(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ClassAnswers.blast_recall
+
+    def lossy(
+        self: ClassAnswers, classes: tuple[str, ...], blasts: tuple[str, ...], variant: str
+    ) -> dict[str, float]:
+        found = asked(self, classes, blasts, variant)
+        return {d: f - (0.0 if variant == "float" else 0.006) for d, f in found.items()}
+
+    monkeypatch.setattr(ClassAnswers, "blast_recall", lossy)
+    result = CliRunner().invoke(app, arguments(tmp_path, "--blast-class=green"))
+    assert isinstance(result.exception, BundleError)
+    assert "0.60 blast recall points" in str(result.exception)
+    assert not (tmp_path / "new").exists()
+    allowed = arguments(tmp_path, "--blast-class=green", "--allowed-blast-points=0.7")
+    assert CliRunner().invoke(app, allowed).exit_code == 0
+
+
+def test_a_strange_blast_class_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, arguments(tmp_path, "--blast-class=myeloblast"))
+    assert isinstance(result.exception, SettingsError)
+    assert "no class of it" in str(result.exception)
+    both = arguments(tmp_path, "--blast-class=green", "--outside-differential=green")
+    result = CliRunner().invoke(app, both)
+    assert "outside the differential" in str(result.exception)
+
+
+def test_a_blast_called_another_blast_is_called_a_blast() -> None:
+    said = np.zeros((6, 3), np.float32)
+    said[np.arange(6), [0, 2, 1, 1, 0, 0]] = 1
+    answers = ClassAnswers(np.array(["a"] * 6), np.array([0, 1, 1, 2, 2, 0]), {"int8": said})
+    # Of the four blasts, three are called green or blue.
+    assert answers.blast_recall(("red", "green", "blue"), ("green", "blue"), "int8") == {"a": 0.75}
+    none = ClassAnswers(np.array(["a"]), np.array([0]), {"int8": said[:1]})
+    with pytest.raises(DataError, match="none is a blast"):
+        none.blast_recall(("red", "green", "blue"), ("green",), "int8")
+
+
+def test_heads_in_half_precision_beside_int8(bundle: Bundle, tmp_path: Path) -> None:
+    given = arguments(tmp_path, "--also=float16", "--also=float32")
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 0, (result.output, result.exception)
+    manifest = open_bundle(tmp_path / "new").manifest
+    for head in (manifest.classifier, manifest.attribute_head):
+        assert head is not None
+        precisions = [each.precision for each in head.artifacts]
+        assert precisions == ["int8", "int8", "float16", "float32"]
+    judged = {each.artifact for each in manifest.parity}
+    for head in ("classifier", "attribute_head"):
+        assert f"{head}.tensorrt.float16.onnx" in judged

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from calibration.dataset import CalibrationSet
@@ -19,8 +21,10 @@ from edge_runtime.types import Frame
 from export import float_onnx
 from export.cli import app
 from export.measurement_day import measurement_day
+from export.trained_scales import trained_scales
 from export.training_run import TrainingRun
 from tests.export.conftest import make_run, paint_square
+from tests.export.test_trained_scales import rounded_detector
 
 pytest.importorskip("faster_coco_eval")
 pytest.importorskip("yaml")
@@ -30,12 +34,15 @@ pytest.importorskip("yaml")
 def _no_torch(monkeypatch: pytest.MonkeyPatch, float_model: bytes) -> None:
     """The hand-made detector stands for the checkpoint; everything after it is real."""
 
-    def write(checkpoint: Path, out: Path, image_size: int) -> Path:
+    def write(
+        checkpoint: Path, out: Path, image_size: int, *, one_to_one: bool | None = None
+    ) -> Path:
         assert image_size == 64
         out.write_bytes(float_model)
         return out
 
     monkeypatch.setattr(float_onnx, "float_onnx", write)
+    monkeypatch.setattr(float_onnx, "trained_quantisation", lambda *_, **__: None)
 
 
 def arguments(run: TrainingRun, card: Path, out: Path, *more: str) -> list[str]:
@@ -179,3 +186,48 @@ def test_date_comes_from_flag_or_environment() -> None:
     for date, environment in (("yesterday", {}), (None, {"SOURCE_DATE_EPOCH": "soon"})):
         with pytest.raises(SettingsError):
             measurement_day(date, environment)
+
+
+def test_scales_from_training_go_into_the_bundle(
+    run: TrainingRun,
+    card_file: Path,
+    tmp_path: Path,
+    float_model: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = trained_scales(rounded_detector(float_model, shrink=1.0), float_model)
+    monkeypatch.setattr(float_onnx, "trained_quantisation", lambda *_, **__: found)
+    done = CliRunner().invoke(app, arguments(run, card_file, tmp_path / "bundle"))
+    assert done.exit_code == 0, done.output
+    bundle = open_bundle(tmp_path / "bundle")
+    artifact = bundle.artifact_for("tensorrt")
+    assert artifact.quantisation.endswith("scales from training")
+    assert bundle.artifact_for("cpu").quantisation.endswith("scales of weights from training")
+    graph = onnx.load_from_string(bundle.contents[artifact.path])
+    stored = {each.name: numpy_helper.to_array(each) for each in graph.graph.initializer}
+    for name, scale in found.inputs.items():
+        assert stored[f"{name}/scale"] == np.float32(scale)
+    for name, scales in found.weights.items():
+        np.testing.assert_array_equal(stored[f"{name}/scale"], scales)
+
+
+def test_other_precisions_stand_behind_int8(
+    run: TrainingRun, card_file: Path, tmp_path: Path
+) -> None:
+    given = arguments(run, card_file, tmp_path / "bundle", "--also=float16", "--also=float32")
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0, done.output
+    bundle = open_bundle(tmp_path / "bundle")
+    made = [(each.runtime, each.precision) for each in bundle.manifest.detector.artifacts]
+    assert made == [
+        ("cpu", "int8"),
+        ("tensorrt", "int8"),
+        ("tensorrt", "float16"),
+        ("cpu", "float32"),
+    ]
+    assert bundle.artifact_for("tensorrt").precision == "int8"
+    judged = {each.artifact for each in bundle.manifest.parity}
+    assert "detector.tensorrt.float16.onnx" in judged
+    assert "detector.cpu.float32.onnx" not in judged
+    refused = CliRunner().invoke(app, [*given, "--also=float8"])
+    assert isinstance(refused.exception, SettingsError)

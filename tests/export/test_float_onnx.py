@@ -11,7 +11,7 @@ import pytest
 from calibration.ranges import measure_ranges
 from edge_runtime.errors import DataError
 from export.float_onnx import float_onnx
-from export.graph import convolution_work, float_tail, load_graph
+from export.graph import convolution_work, decode_of, float_tail, load_graph
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
 
 pytestmark = pytest.mark.train
@@ -94,6 +94,50 @@ def test_head_is_found_and_all_else_quantised(exported: bytes) -> None:
         assert convolution_work(load_graph(model)).share > 0.97
         assert len(model) < 3_500_000
         assert run(model, tensors[0])[0, :4] == pytest.approx(expected[0, :4], abs=4)
+
+
+@pytest.fixture(scope="module")
+def both_heads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network with a classic and a one-to-one head."""
+    import torch
+    from ultralytics import YOLO
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("both") / "best.pt"
+    YOLO("yolo26n.yaml", task="detect", verbose=False).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape", "decode"),
+    [
+        (None, (1, 84, 6), "xyxy_score_class"),
+        (True, (1, 84, 6), "xyxy_score_class"),
+        (False, (1, 84, 84), "xywh_scores"),
+    ],
+)
+def test_either_head_of_a_network_with_both(
+    both_heads: Path, tmp_path: Path, asked: bool | None, shape: tuple[int, ...], decode: str
+) -> None:
+    model = float_onnx(both_heads, tmp_path / "a.onnx", SIDE, one_to_one=asked).read_bytes()
+    graph = load_graph(model)
+    assert decode_of(graph) == decode
+    last = [n for n in graph.graph.node if n.op_type == "Conv" and n.name in float_tail(graph)]
+    assert len(last) == 6
+    tensor = np.random.default_rng(0).random((1, 3, SIDE, SIDE), np.float32)
+    ranges = measure_ranges(model, tensors_to_measure(model), lambda: [tensor])
+    for quantise in (quantise_for_cpu, quantise_for_tensorrt):
+        made = quantise(model, ranges)
+        assert convolution_work(load_graph(made)).share > 0.97
+        assert run(made, tensor).shape == shape
+
+
+def test_a_network_without_one_to_one_head_cannot_give_one(
+    checkpoint: Path, exported: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="no one-to-one head"):
+        float_onnx(checkpoint, tmp_path / "a.onnx", SIDE, one_to_one=True)
+    assert decode_of(load_graph(exported)) == "xywh_scores"
 
 
 def test_bad_checkpoints_and_sizes_are_one_line(checkpoint: Path, tmp_path: Path) -> None:

@@ -285,8 +285,8 @@ class Failing:
 @pytest.mark.parametrize(
     ("error", "kind", "words"),
     [
-        (OSError(28, "No space left on device"), StoreError, r"phase1.*No space left.*--resume"),
-        (FileNotFoundError("Image Not Found a.png"), DataError, r"a\.png; put it back.*--resume"),
+        (OSError(28, "No space left on device"), StoreError, r"phase1.*No space left"),
+        (FileNotFoundError("Image Not Found a.png"), DataError, r"a\.png; put it back"),
         (torch.OutOfMemoryError("CUDA"), SettingsError, r"too little memory for batch 4"),
     ],
 )
@@ -300,9 +300,32 @@ def test_what_ends_a_training_is_one_line(
     monkeypatch.undo()
     monkeypatch.setattr(Failing, "error", error, raising=False)
     run = PhaseRun(tmp_path, "phase1", "cpu", 0, 1)
-    with pytest.raises(kind, match=words):
+    with pytest.raises(kind, match=words) as caught:
         run.train(Failing, {"batch": 4}, resume=False)
     assert not run.finished
+    assert "--resume" not in str(caught.value)
+    if kind is SettingsError:
+        return
+    # Only of a whole epoch can it be said that it is kept.
+    run.weights.mkdir(parents=True)
+    whole = write_checkpoint(tmp_path / "whole.pt", ("one",)).read_bytes()
+    for content, kept in ((whole, True), (whole[: len(whole) // 2], False)):
+        run.last.write_bytes(content)
+        with pytest.raises(kind, match=words) as caught:
+            run.train(Failing, {"batch": 4}, resume=False)
+        assert ("finished epochs are kept, go on with --resume" in str(caught.value)) is kept
+
+
+def test_a_trainer_that_cannot_begin_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+
+    def make(overrides: dict[str, Any]) -> Failing:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StoreError, match="No space left"):
+        PhaseRun(tmp_path, "phase1", "cpu", 0, 1).train(make, {}, resume=False)
 
 
 def test_half_a_checkpoint_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

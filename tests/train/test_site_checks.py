@@ -108,6 +108,18 @@ def test_a_copy_with_other_labels_is_refused(tmp_path: Path) -> None:
         divide(found)
 
 
+def test_fields_that_a_folder_calls_test_or_val_are_spoken_of(tmp_path: Path) -> None:
+    fields = drawn_fields(12)
+    with pytest.raises(DataError, match="0 pictures show 0 different fields beside 6 of the split"):
+        divide(read(tmp_path / "test", fields[:6], "test"))
+    write_yolo(tmp_path / "own", fields[:9], "train")
+    site = divide(read(tmp_path / "own", fields[9:], "val"))
+    assert site.notes == (
+        "the folder's own val split is not kept: held-out fields are drawn from all",
+    )
+    assert len(site.train) + len(site.held_out) == 12
+
+
 def test_few_fields_are_refused_unless_fewer_will_do(tmp_path: Path) -> None:
     found = read(tmp_path, drawn_fields(4))
     with pytest.raises(
@@ -165,6 +177,19 @@ def test_the_folders_own_test_split_is_never_learnt_from(tmp_path: Path) -> None
     assert site.different == 6
 
 
+def test_no_film_of_the_test_split_is_learnt_from(tmp_path: Path) -> None:
+    fields = drawn_fields(9)
+    write_yolo(tmp_path, fields[:7], "train")
+    write_yolo(tmp_path, fields[7:], "test")
+    rows = [(fields[7].name, "film 1"), (fields[0].name, "film 1"), (fields[1].name, "film 2")]
+    (tmp_path / "groups.csv").write_text(
+        "image,group\n" + "".join(f"{name},{film}\n" for name, film in rows)
+    )
+    site = divide(read_site_fields(tmp_path).require_clean())
+    assert names(site.train) | names(site.held_out) == {each.name for each in fields[1:7]}
+    assert "1 fields left out: near-copies or films of test fields" in site.notes
+
+
 def source(root: Path, counts: dict[str, int]) -> Path:
     fields = drawn_fields(sum(counts.values()), seed=9, ground=GROUND)
     for split, count in counts.items():
@@ -195,6 +220,14 @@ def test_a_check_picture_that_is_also_replayed_is_refused(tmp_path: Path) -> Non
             (root / "labels" / "val" / f"{file.stem}.txt").write_text("")
     with pytest.raises(DataError, match=r"field_03\.png: the same file as .*field_00\.png, which"):
         divide_sources([read_source(root, "val") for root in (one, two)], "val")
+
+
+def test_a_check_without_a_cell_is_refused_by_the_name_of_its_set(tmp_path: Path) -> None:
+    root = source(tmp_path / "bare", {"train": 3, "val": 2})
+    for file in (root / "labels" / "val").iterdir():
+        file.write_text("")
+    with pytest.raises(DataError, match=r"bare: no labelled cell of the model's classes in its va"):
+        divide_sources([read_source(root, "val")], "val")
 
 
 def test_fields_of_the_site_in_the_source_are_refused_by_content(tmp_path: Path) -> None:

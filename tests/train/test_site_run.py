@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,18 +20,26 @@ import torch
 from ultralytics.nn.tasks import DetectionModel
 
 import train.evaluate_attridet as evaluation
-from edge_runtime.errors import DataError, LeukoscopeError, SettingsError
+from edge_runtime.errors import DataError, LeukoscopeError, SettingsError, StoreError
 from edge_runtime.film_report import RESEARCH_USE
 from edge_runtime.image_file import read_image
 from export.training_run import open_training_run
-from tests.train.site_folders import CLASSES, GROUND, drawn_fields, write_coco, write_yolo
+from tests.train.site_folders import (
+    CLASSES,
+    GROUND,
+    drawn_fields,
+    write_coco,
+    write_cvat,
+    write_yolo,
+)
 from train.cli import app
 from train.datasets.site_fields import read_site_fields
 from train.own_checkpoint import load_own_checkpoint
 from train.site import training
 from train.site.folder import is_written, write_folder
+from train.site.page import write_page
 from train.site.prepare import prepare
-from train.site.run import adapt_to_site
+from train.site.run import _counts, _say_what_was_found, adapt_to_site
 from train.site.settings import SiteHyperparameters, SiteSettings
 from train.site.verdict import SiteResult
 
@@ -96,7 +105,9 @@ def test_a_run_leaves_what_the_documentation_says(
         "held_out_cells": 4,
         "notes": [],
     }
-    assert record["pictures"]["source"] == {"source": {"replayed_from": 3, "checked_on": 2}}
+    assert record["pictures"]["source"] == {
+        "source": {"replayed_from": 3, "checked_on": 2, "notes": []}
+    }
     assert record["pictures"]["epoch"] == {"site": 4, "replay": 1}
     assert len(record["held_out_ap_by_epoch"]) == 1
     assert [each["name"] for each in record["site"]["after"]["classes"]] == list(CLASSES)
@@ -253,6 +264,9 @@ def test_a_jpeg_that_ultralytics_would_mend_is_copied_not_linked(tmp_path: Path)
         (["--map", "a=Blast"], "the model has no class 'Blast'; it has WBC, platelet"),
         (["--size", "100"], "size: Input should be a multiple of 32"),
         (["--lr0", "0"], r"hyp\.lr0: Input should be greater than 0"),
+        (["--lr0", "2"], r"hyp\.lr0: Input should be less than or equal to 1"),
+        (["--seed", str(2**32)], "seed: Input should be less than 4294967296"),
+        (["--freeze", "24"], "--freeze 24: the detector has 24 layers, .* give 23 at most"),
         (["--minimum-fields", "7"], "6 pictures show 6 different fields; an adaptation needs 7"),
         (["--device", "0,1"], "--device 0,1: "),
         (["--format", "cvat"], "one XML file is wanted"),
@@ -269,6 +283,109 @@ def test_bad_input_is_one_line(root: Path, tmp_path: Path, options: list[str], l
         raise answer.exception
     assert "\n" not in str(answer.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_no_run_is_written_among_the_fields(root: Path) -> None:
+    for out in (root / "own", root / "own" / "runs" / "site"):
+        with pytest.raises(SettingsError, match="lies in the folder of the fields"):
+            adapt(settings(root), out)
+    assert not (root / "own" / "runs").exists()
+
+
+def test_what_is_measured_was_not_trained_on_and_is_measured_of_both_detectors(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A test split of the site as well.
+    own = tmp_path / "own"
+    write_yolo(own, drawn_fields(6), "train")
+    write_yolo(own, drawn_fields(8)[6:], "test")
+    chosen = settings(root, fields=str(own))
+    real, asked = evaluation.judge_pictures, list[tuple[float, set[Path]]]()
+
+    def judge(model: Any, fields: Any, images: Any, **more: Any) -> Any:
+        weight = float(next(model.parameters()).double().sum())
+        asked.append((weight, {each.image for each in images}))
+        return real(model, fields, images, **more)
+
+    monkeypatch.setattr(evaluation, "judge_pictures", judge)
+    adapt(chosen, tmp_path / "out")
+    prepared = prepare(chosen, CLASSES)
+    source = root / "source" / "images"
+    sets = [
+        {each.image for each in prepared.site.held_out},
+        set((own / "images" / "test").iterdir()),
+        set((source / "val").iterdir()),
+    ]
+    assert [images for _, images in asked] == [*sets, *sets]
+    start = float(next(load_own_checkpoint(root / "start.pt").parameters()).double().sum())
+    end = next(load_own_checkpoint(tmp_path / "out/run/weights/best.pt").parameters())
+    weights = [weight for weight, _ in asked]
+    assert weights == [start] * 3 + [float(end.double().sum())] * 3
+    assert weights[0] != weights[3]
+    # Links show where each picture comes from, wherever ultralytics looks.
+    data = tmp_path / "out" / "data" / "images"
+    trained, stopped = (
+        {each.resolve() for each in (data / split).iterdir()} for split in ("train", "val")
+    )
+    assert stopped == {each.resolve() for each in sets[0]}
+    assert trained == {
+        *(each.image.resolve() for each in prepared.site.train),
+        *(each.resolve() for each in (source / "train").iterdir()),
+    }
+    assert not trained & {each.resolve() for images in sets for each in images}
+
+
+def test_what_was_found_in_the_folders_is_told_and_recorded(root: Path, tmp_path: Path) -> None:
+    own, source, said = tmp_path / "own", tmp_path / "source", list[str]()
+    write_cvat(own, drawn_fields(6))
+    file = own / "annotations.xml"
+    outline = '<polygon label="WBC" points="60,50;80,52;70,70"/></image>'
+    file.write_text(file.read_text().replace("</image>", outline, 1))
+    shutil.copytree(root / "source", source)
+    next((source / "labels" / "train").iterdir()).unlink()
+    chosen = settings(root, fields=str(own), replay=[str(source)])
+    prepared = prepare(chosen, CLASSES)
+    _say_what_was_found(prepared, said.append)
+    outlines = "1 shapes of the kind 'polygon' taken as the box around them"
+    bare = "source: 1 pictures without a label file: without cells"
+    assert said == [outlines, bare]
+    assert _counts(prepared)["site"]["notes"] == [outlines]
+    assert _counts(prepared)["source"]["source"]["notes"] == [bare]
+
+
+def test_a_source_picture_that_cannot_be_trained_on_is_named(root: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(root / "source", source)
+    picture = source / "images" / "train" / "field_01.png"
+    picture.write_bytes(picture.read_bytes()[:-60])
+    with pytest.raises(DataError, match=r"1 of 7 pictures cannot be read .*train/field_01\.png"):
+        adapt(settings(root, replay=[str(source)]), tmp_path / "out")
+
+
+def test_a_disk_that_is_full_is_one_line(
+    root: Path, finished: tuple[Path, SiteResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(trainer: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training.SiteTrainer, "train", fill)
+    out = tmp_path / "out"
+    with pytest.raises(StoreError, match="cannot be written: No space left on device; free space"):
+        adapt(settings(root), out)
+    # What such a disk leaves of a checkpoint.
+    weights = out / "run" / "weights"
+    weights.mkdir(parents=True, exist_ok=True)
+    (weights / "last.pt").write_bytes((root / "start.pt").read_bytes()[:9000])
+    with pytest.raises(DataError, match=r"last\.pt: damaged"):
+        adapt(settings(root), out, resume=True)
+    (tmp_path / "page" / "fields.png").mkdir(parents=True)
+    model = load_own_checkpoint(root / "start.pt")
+    held_out = prepare(settings(root), CLASSES).site.held_out
+    with pytest.raises(OSError, match=r"fields\.png"):
+        write_page(
+            finished[1], model, model, held_out, tmp_path / "page", size=64, score=0.25,
+            device="cpu",
+        )  # fmt: skip
 
 
 def test_of_equally_good_epochs_the_last_is_kept() -> None:

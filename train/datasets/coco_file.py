@@ -14,7 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from edge_runtime.errors import DataError
-from train.datasets.field_files import LARGEST_NUMBER, AnnotatedPicture, find_picture
+from train.datasets.field_files import (
+    LARGEST_NUMBER,
+    AnnotatedPicture,
+    find_picture,
+    unmentioned,
+)
 from train.datasets.labelled import LabelledSet
 from train.datasets.yolo_folders import SPLIT_NAMES
 
@@ -26,9 +31,22 @@ def coco_files(root: Path) -> list[Path]:
 
     A JSON file of another content, such as a tool's notes, is none of them.
     """
+    return [each for each in _json_files(root) if _looks_like_coco(each)]
+
+
+def damaged_json(root: Path) -> str:
+    """Which file where COCO's are looked for is no JSON at all, and why; empty without one."""
+    for each in _json_files(root):
+        try:
+            _parse(each)
+        except DataError as error:
+            return f"; {error}"
+    return ""
+
+
+def _json_files(root: Path) -> list[Path]:
     places = [root, root / "annotations", *(root / name for name in SPLIT_NAMES)]
-    files = [each for place in places if place.is_dir() for each in sorted(place.glob("*.json"))]
-    return [each for each in files if _looks_like_coco(each)]
+    return [each for place in places if place.is_dir() for each in sorted(place.glob("*.json"))]
 
 
 def read_coco(root: Path) -> LabelledSet:
@@ -42,7 +60,10 @@ def read_coco(root: Path) -> LabelledSet:
     """
     files = coco_files(root)
     if not files:
-        raise DataError(f"{root}: no JSON file in COCO form (images, annotations, categories)")
+        raise DataError(
+            f"{root}: no JSON file in COCO form (images, annotations, categories)"
+            f"{damaged_json(root)}"
+        )
     classes: list[str] = []
     pictures: dict[Path, AnnotatedPicture] = {}
     bad: list[str] = []
@@ -62,24 +83,32 @@ def read_coco(root: Path) -> LabelledSet:
                 _add(entry, by_id, ids)
             except DataError as error:
                 bad.append(f"{file}:annotations[{place}]: {error}")
+    if damaged := damaged_json(root):
+        # It may hold the labels of further pictures.
+        raise DataError(f"{root}{damaged}; mend it, or move it out of the folder")
     images = tuple(each.labelled(root.name) for each in pictures.values())
-    return LabelledSet(root.name, root, tuple(classes), None, images, tuple(bad))
+    notes = unmentioned(root, pictures)
+    return LabelledSet(root.name, root, tuple(classes), None, images, tuple(bad), (), notes)
 
 
 def _looks_like_coco(file: Path) -> bool:
     try:
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        document = _parse(file)
+    except DataError:
         # One that COCO tools name so is meant to be read, and to fail with its reason.
         return file.stem.startswith(("instances_", "_annotations.coco"))
     return isinstance(document, dict) and all(isinstance(document.get(k), list) for k in _LISTS)
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _parse(file: Path) -> Any:
     try:
-        document = json.loads(file.read_text(encoding="utf-8-sig"))
+        return json.loads(file.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file}: no JSON: {' '.join(str(error).split())}") from error
+
+
+def _load(file: Path) -> dict[str, Any]:
+    document = _parse(file)
     if not isinstance(document, dict):
         raise DataError(f"{file}: not in COCO form; export it again")
     return document
@@ -146,8 +175,9 @@ def _add(entry: Any, pictures: dict[Any, AnnotatedPicture], classes: dict[Any, i
     if entry.get("iscrowd") not in (None, 0, False):
         raise DataError("iscrowd: a crowd is no cell; draw one box for each cell")
     extra = entry.get("attributes")
-    if isinstance(extra, dict) and extra.get("rotation") not in (None, 0, 0.0):
-        raise DataError(f"turned box (rotation {extra['rotation']!r}); draw it upright")
+    turn = extra.get("rotation") if isinstance(extra, dict) else None
+    if turn is not None and not (_is_number(turn) and turn % 360 == 0):
+        raise DataError(f"turned box (rotation {turn!r}); draw it upright")
     box = entry.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(each) for each in box):
         raise DataError(f"bbox {box!r}: expected four numbers x, y, width, height")

@@ -12,13 +12,19 @@ from pathlib import Path
 from xml.parsers import expat
 
 from edge_runtime.errors import DataError
-from train.datasets.field_files import LARGEST_NUMBER, AnnotatedPicture, find_picture
+from train.datasets.field_files import (
+    LARGEST_NUMBER,
+    AnnotatedPicture,
+    find_picture,
+    unmentioned,
+)
 from train.datasets.labelled import LabelledSet
 from train.datasets.yolo_folders import SPLIT_NAMES
 
 # Drawn shapes that frame no cell.
 _NO_OUTLINE = frozenset({"polyline", "points", "cuboid", "skeleton"})
 _AROUND = frozenset({"polygon", "mask", "ellipse"})
+_LISTED = 5
 _LABEL_NAME = ["labels", "label", "name"]
 
 _Box = tuple[float, float, float, float]
@@ -38,14 +44,16 @@ def read_cvat(root: Path) -> LabelledSet:
     """
     files = cvat_files(root)
     if len(files) != 1:
-        shown = ", ".join(each.name for each in files) or "none"
+        shown = ", ".join(each.name for each in files[:_LISTED]) or "none"
+        shown += f" and {len(files) - _LISTED} more" if len(files) > _LISTED else ""
         raise DataError(f"{root}: one XML file is wanted, there is {shown}; keep annotations.xml")
     reader = _Reader(root, files[0])
     reader.parse()
-    notes = tuple(
+    taken = tuple(
         f"{count} shapes of the kind {kind!r} taken as the box around them"
         for kind, count in sorted(reader.turned.items())
     )
+    notes = (*taken, *unmentioned(root, reader.pictures))
     images = tuple(each.labelled(root.name) for each in reader.pictures.values())
     return LabelledSet(
         root.name, root, tuple(reader.classes), None, images, tuple(reader.bad), (), notes
@@ -105,7 +113,10 @@ class _Reader:
 
     def _end(self, name: str) -> None:
         if self._open[-3:] == _LABEL_NAME:
-            self._class_id(self._text)
+            try:
+                self._class_id(self._text)
+            except DataError as error:
+                self.bad.append(f"{self._where}: {error}")
         self._open.pop()
 
     def _characters(self, text: str) -> None:

@@ -1,12 +1,13 @@
 """What annotation files of whole sets (COCO, CVAT) have in common: pictures, sizes, boxes.
 
-Owns finding a picture by the name that a file gives it, and checking a box in pixels. Does not
-own any format (see ``coco_file`` and ``cvat_file``).
+Owns finding a picture by the name that a file gives it, pictures that no file names, and
+checking a box in pixels. Does not own any format (see ``coco_file`` and ``cvat_file``).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -14,10 +15,12 @@ import numpy as np
 
 from calibration.fields import parse_box_row
 from edge_runtime.errors import DataError
+from edge_runtime.image_file import IMAGE_SUFFIXES
 from train.datasets.labelled import LabelledImage, no_cells
 
 # A bound that no picture reaches: files can hold integers that no float does.
 LARGEST_NUMBER = 1e9
+_LONGEST_SHOWN = 100
 
 
 @dataclass(slots=True)
@@ -64,6 +67,28 @@ class AnnotatedPicture:
         return LabelledImage(self.path, self.split, domain, *arrays, size_px=self.size_px)
 
 
+def pictures_below(root: Path) -> list[Path]:
+    """Image files in a folder and its sub-folders; hidden ones are left out."""
+    return sorted(
+        each
+        for each in root.rglob("*")
+        if each.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in each.relative_to(root).parts)
+        and each.is_file()
+    )
+
+
+def unmentioned(root: Path, used: Container[Path]) -> tuple[str, ...]:
+    """A note on pictures that an annotation file says nothing of; empty without any."""
+    left = [each for each in pictures_below(root) if each not in used]
+    if not left:
+        return ()
+    return (
+        f"{len(left)} pictures in {root} are not in its labels and are left out, such as "
+        f"{left[0].relative_to(root)}",
+    )
+
+
 def find_picture(name: str, root: Path, file: Path, subset: str | None = None) -> Path:
     """The picture that an annotation file means.
 
@@ -83,15 +108,30 @@ def find_picture(name: str, root: Path, file: Path, subset: str | None = None) -
     drive = re.match(r"[A-Za-z]:[\\/]", name)
     if relative.is_absolute() or ".." in relative.parts or drive or not relative.parts:
         raise DataError(
-            f"picture {name!r} leaves the folder {root}; export with pictures, named relative to it"
+            f"picture {_shown(name)} leaves the folder {root}; export with pictures, named "
+            "relative to it"
         )
     folders = [file.parent, root, root / "images", file.parent / "images"]
     if subset:
         folders += [root / "images" / subset, root / subset, root / subset / "images"]
-    found = {each / relative for each in folders if (each / relative).is_file()}
+    found = {each / relative for each in folders if _is_file(each / relative)}
     if not found:
-        raise DataError(f"picture {name!r}: no such file below {root}; export with the pictures")
+        raise DataError(
+            f"picture {_shown(name)}: no such file below {root}; export with the pictures"
+        )
     if len(found) > 1:
         shown = ", ".join(sorted(str(each.relative_to(root)) for each in found))
-        raise DataError(f"picture {name!r}: several files of that name: {shown}; keep one")
+        raise DataError(f"picture {_shown(name)}: several files of that name: {shown}; keep one")
     return found.pop()
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}...")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # A name that no file system takes, such as a picture's content in place of its name.
+        return False

@@ -6,13 +6,14 @@ Owns telling the formats apart. Does not own reading any of them (see ``yolo_exp
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from edge_runtime.errors import DataError, SettingsError
-from train.datasets.coco_file import coco_files, read_coco
+from train.datasets.coco_file import coco_files, damaged_json, read_coco
 from train.datasets.cvat_file import cvat_files, read_cvat
 from train.datasets.groups import GROUP_FILE, read_groups
 from train.datasets.labelled import LabelledSet
@@ -34,8 +35,7 @@ def formats_in(root: Path) -> tuple[FieldFormat, ...]:
     Raises:
         DataError: no such folder.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; give the folder of the labelled fields")
+    _require_folder(root)
     seen: dict[FieldFormat, bool] = {
         "yolo": is_yolo_export(root),
         "coco": bool(coco_files(root)),
@@ -48,7 +48,8 @@ def read_site_fields(root: Path, labels: FieldFormat | Literal["auto"] = "auto")
     """Reads labelled fields; bad rows are listed in the set (see ``require_clean``).
 
     Args:
-        root: the folder; its ``groups.csv`` (``image,group``) says which films are whose.
+        root: the folder; its ``groups.csv`` (``image,group``) says which films are whose. An
+            image goes by its name, or by its path below the folder where names are not unique.
         labels: the format; ``auto`` tells it from the files.
 
     Raises:
@@ -61,6 +62,7 @@ def read_site_fields(root: Path, labels: FieldFormat | Literal["auto"] = "auto")
             raise DataError(
                 f"{root}: no labels in a known format; export YOLO (images, labels, classes.txt), "
                 "COCO (a JSON file) or CVAT for images 1.1 (annotations.xml) into it"
+                f"{damaged_json(root)}"
             )
         if len(found) > 1:
             raise DataError(
@@ -70,12 +72,36 @@ def read_site_fields(root: Path, labels: FieldFormat | Literal["auto"] = "auto")
         labels = found[0]
     if labels not in _READERS:
         raise SettingsError(f"format {labels!r}: unknown; choose one of {', '.join(FORMATS)}")
+    _require_folder(root)
     return _with_groups(_READERS[labels](root))
 
 
+def _require_folder(root: Path) -> None:
+    if root.is_file():
+        raise DataError(f"{root}: a file; unpack the export and give the folder")
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder; give the folder of the labelled fields")
+
+
 def _with_groups(found: LabelledSet) -> LabelledSet:
-    """The set with the groups of ``groups.csv``, if there is one."""
-    known = {each.image.name for each in found.images}
-    groups, bad = read_groups(found.root / GROUP_FILE, known)
-    images = tuple(replace(each, group=groups.get(each.image.name)) for each in found.images)
+    """The set with the groups of ``groups.csv``, if there is one.
+
+    A picture goes by its name, or by its path below the folder: tools that keep a folder for
+    each film name pictures alike.
+    """
+    file = found.root / GROUP_FILE
+    named = {each.image: each.image.relative_to(found.root).as_posix() for each in found.images}
+    count = Counter(each.name for each in named)
+    groups, bad = read_groups(file, {*count, *named.values()})
+    paths = set(named.values())
+    bad += [
+        f"{file}: {count[name]} pictures are called {name}; write the path of each, below the "
+        "folder of the fields"
+        for name in groups
+        if count[name] > 1 and name not in paths
+    ]
+    images = tuple(
+        replace(each, group=groups.get(named[each.image], groups.get(each.image.name)))
+        for each in found.images
+    )
     return replace(found, images=images, bad=(*found.bad, *bad))

@@ -1,19 +1,25 @@
 """YOLO labels as annotation tools export them: in folders, or pictures and texts together.
 
 Owns these layouts and their class lists. A picture without a label file is a bad row here: an
-export that was stopped half way looks like that, and would teach cells to be background. Does
-not own rows (see ``label_rows``) nor folders of published sets (see ``yolo_folders``).
+export that was stopped half way looks like that, and would teach cells to be background. So is
+one that lies where no layout has any, for it would be lost without a word. Does not own rows
+(see ``label_rows``) nor folders of published sets (see ``yolo_folders``).
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 
 from edge_runtime.errors import DataError
+from train.datasets.field_files import pictures_below
 from train.datasets.label_rows import cell_arrays, parse_label_rows
 from train.datasets.labelled import LabelledImage, LabelledSet
 from train.datasets.schemas import BOX_COLUMNS, DatasetSpec
 from train.datasets.yolo_folders import (
+    SPLIT_NAMES,
     YoloField,
     class_file,
     class_names,
@@ -22,15 +28,8 @@ from train.datasets.yolo_folders import (
     read_yolo_folder,
 )
 
-# Where pictures and texts lie together, as LabelImg and CVAT's "YOLO 1.1" leave them.
-_TOGETHER = {
-    ".": "all",
-    "images": "all",
-    "obj_train_data": "train",
-    "obj_valid_data": "val",
-    "obj_validation_data": "val",
-    "obj_test_data": "test",
-}
+# A subset of CVAT's "YOLO 1.1"; people name them as they like, and with capitals.
+_SUBSET = re.compile(r"obj_(.+)_data", re.IGNORECASE)
 
 
 def is_yolo_export(root: Path) -> bool:
@@ -60,6 +59,12 @@ def read_yolo_export(root: Path) -> LabelledSet:
         for each in fields
         if each.label is None
     ]
+    bad += [
+        f"{folder}: {count} pictures where no labels are looked for; put them and their labels "
+        "where the others lie, or move them out of the folder of the fields"
+        for folder, count in _elsewhere(root, {each.image.parent for each in fields})
+        if not any(line.startswith(f"{folder}: ") for line in bad)
+    ]
     images = tuple(
         LabelledImage(each.image, each.split, root.name, *cell_arrays(list(each.rows), 0))
         for each in fields
@@ -68,18 +73,10 @@ def read_yolo_export(root: Path) -> LabelledSet:
 
 
 def _names(root: Path) -> list[str]:
-    file = root / "obj.names"
-    if file.is_file():
-        # A plain list like classes.txt, under the name that darknet gave it.
-        try:
-            names: list[str] | None = [
-                line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()
-            ]
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{file}: cannot be read: {error}") from error
-    else:
-        named = class_file(root)
-        names = None if named is None else class_names(named)
+    # A plain list like classes.txt, under the name that darknet gave it.
+    darknet = root / "obj.names"
+    file = darknet if darknet.is_file() else class_file(root)
+    names = None if file is None else class_names(file)
     if not names:
         raise DataError(
             f"{root}: nothing names its classes; add classes.txt with one name a line, in the "
@@ -91,14 +88,28 @@ def _names(root: Path) -> list[str]:
     return names
 
 
+def _elsewhere(root: Path, read: Container[Path]) -> list[tuple[Path, int]]:
+    """Folders with pictures that no layout takes, and how many each holds."""
+    folders = Counter(each.parent for each in pictures_below(root) if each.parent not in read)
+    return sorted(folders.items())
+
+
 def _together(root: Path) -> list[tuple[str, Path]]:
-    """Split and folder of each place where a picture has its text beside it."""
-    found = []
-    for name, split in _TOGETHER.items():
-        folder = root / name
-        if folder.is_dir() and any(p.with_suffix(".txt").is_file() for p in pictures_in(folder)):
-            found.append((split, folder))
-    return found
+    """Split and folder of each place where a picture has its text beside it.
+
+    LabelImg leaves them together in the folder itself or in ``images``.
+    """
+    places = [("all", root), ("all", root / "images")]
+    places += [
+        (SPLIT_NAMES.get(subset[1].lower(), "all"), each)
+        for each in (sorted(root.iterdir()) if root.is_dir() else ())
+        if (subset := _SUBSET.fullmatch(each.name))
+    ]
+    return [
+        (split, folder)
+        for split, folder in places
+        if folder.is_dir() and any(p.with_suffix(".txt").is_file() for p in pictures_in(folder))
+    ]
 
 
 def _read_together(root: Path, spec: DatasetSpec) -> tuple[list[YoloField], list[str]]:
@@ -122,4 +133,10 @@ def _read_together(root: Path, spec: DatasetSpec) -> tuple[list[YoloField], list
             rows, bad_here, _ = parse_label_rows(label, spec, order)
             bad += bad_here
             fields.append(YoloField(image, label, split, tuple(rows)))
+        bad += [
+            f"{text}:1: labels without a picture {text.with_suffix('.*')}"
+            for text in sorted(folder.glob("*.txt"))
+            # Notes and lists of files lie here as well; those hold no rows.
+            if text.stem not in named and parse_label_rows(text, spec, order)[0]
+        ]
     return fields, bad

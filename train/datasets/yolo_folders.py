@@ -169,6 +169,9 @@ def _class_order(base: Path, spec: DatasetSpec, found: YoloFolder) -> tuple[int,
     if file is None or names is None:
         found.notes.append(f"{base.name}: no class list beside the labels; taking {spec.name}'s")
         return usual
+    if tuple(names) == spec.classes:
+        # Names in other scripts, or that differ in punctuation alone, have no plain form.
+        return usual
     plain = {plain_name(name): i for i, name in enumerate(spec.classes)}
     order = tuple(plain.get(plain_name(name), -1) for name in names)
     if sorted(order) != list(usual):
@@ -193,11 +196,11 @@ def class_names(file: Path) -> list[str] | None:
         DataError: the file cannot be read, or numbers its classes with gaps.
     """
     try:
-        text = file.read_text(encoding="utf-8")
-        if file.suffix == ".txt":
-            return [line.strip() for line in text.splitlines() if line.strip()]
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix in (".txt", ".names"):
+            return _listed_names(file, text)
         document = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise DataError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
     names = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, dict):
@@ -205,6 +208,17 @@ def class_names(file: Path) -> list[str] | None:
             raise DataError(f"{file}: names: expected the numbers 0 to {len(names) - 1}")
         names = [names[i] for i in range(len(names))]
     return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _listed_names(file: Path, text: str) -> list[str]:
+    """One name a line; a line's place is the class's number, so none may be empty."""
+    names = [line.strip() for line in text.rstrip().splitlines()]
+    if "" in names:
+        raise DataError(
+            f"{file}:{names.index('') + 1}: an empty line, so that the numbers of the classes "
+            "after it are not known; remove it, or name the class"
+        )
+    return names
 
 
 def plain_name(name: str) -> str:

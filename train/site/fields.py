@@ -110,10 +110,14 @@ def divide_site(
         order = np.random.default_rng([seed, *b"most"]).permutation(len(own))[:most]
         own = [own[place] for place in sorted(order.tolist())]
         notes.append(f"{most} fields drawn, seed {seed}")
+    if any(each.split == "val" for each in own):
+        notes.append("the folder's own val split is not kept: held-out fields are drawn from all")
     different = len({field_of[each.image] for each in own})
     if different < minimum:
         copies = len(found.images) - len(test) - different
         why = "" if copies <= 0 or most is not None else f" ({copies} are copies or nearly so)"
+        if test:
+            why += f" beside {len(test)} of the split test"
         raise DataError(
             f"{found.root}: {len(found.images) - len(test)} pictures show {different} different "
             f"fields{why}; an adaptation needs {minimum} at least, spread over films and patients"
@@ -170,7 +174,8 @@ def divide_sources(found: Sequence[LabelledSet], check_split: str) -> tuple[Sour
     """The pictures to replay and those to check on.
 
     Raises:
-        DataError: a picture is in both, also of two sets, or cannot be read.
+        DataError: a picture is in both, also of two sets, or cannot be read; or a set has
+            nothing to be checked by.
     """
     sources = []
     for each in found:
@@ -188,6 +193,13 @@ def divide_sources(found: Sequence[LabelledSet], check_split: str) -> tuple[Sour
             f"{shared[0][0]}: the same file as {shared[0][1]}, which is replayed; the check needs "
             f"pictures that no training saw ({len(shared)} such, remove them from train)"
         )
+    for source in sources:
+        if not any(len(image) for image in source.check):
+            raise DataError(
+                f"{source.labelled.root}: no labelled cell of the model's classes in its "
+                f"{check_split} pictures, so the check would see nothing; name the classes with "
+                "--map, or give another --check-split"
+            )
     return tuple(sources)
 
 

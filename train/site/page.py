@@ -57,6 +57,9 @@ def write_page(
 
     Returns:
         The text's file.
+
+    Raises:
+        OSError: one of them cannot be written.
     """
     _draw_curve(result, out / CURVE)
     shown = [each for each in held_out if len(each)][:_MOST_FIELDS] or list(held_out[:1])
@@ -65,7 +68,9 @@ def write_page(
         for each in shown
     ]
     mosaic = np.vstack(tiles)
-    cv2.imwrite(str(out / FIELDS), np.ascontiguousarray(mosaic[:, :, ::-1]))
+    # OpenCV's own writing says nothing of a full disk.
+    content = cv2.imencode(".png", np.ascontiguousarray(mosaic[:, :, ::-1]))[1]
+    (out / FIELDS).write_bytes(content.tobytes())
     page = out / PAGE
     page.write_text(_text(result, len(shown), score), encoding="utf-8")
     return page

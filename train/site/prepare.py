@@ -6,7 +6,7 @@ Owns putting these together. Does not own reading (see ``train.datasets``), chec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,6 +99,7 @@ def prepare(settings: SiteSettings, classes: tuple[str, ...]) -> Prepared:
         most=settings.most_fields,
         seed=settings.seed,
     )
+    site = replace(site, notes=(*own.notes, *site.notes))
     sources = divide_sources(mapped[1:], settings.check_split)
     refuse_shared(site, sources)
     plan = plan_epochs(

@@ -78,6 +78,7 @@ def adapt_to_site(
     start_file = Path(settings.start_from)
     model = load_own_checkpoint(start_file)
     classes, size = _of_detector(model, settings)
+    _require_free_layers(model, settings.hyp.freeze)
     say("looking through the fields and the source")
     prepared = prepare(settings, classes)
     _say_what_was_found(prepared, say)
@@ -203,9 +204,21 @@ def _of_detector(model: Any, settings: SiteSettings) -> tuple[tuple[str, ...], i
     return classes, size
 
 
+def _require_free_layers(model: Any, freeze: int) -> None:
+    layers = len(model.model)
+    if freeze >= layers:
+        raise SettingsError(
+            f"--freeze {freeze}: the detector has {layers} layers, so nothing would be left to "
+            f"train; give {layers - 1} at most"
+        )
+
+
 def _say_what_was_found(prepared: Prepared, say: Callable[[str], None]) -> None:
     for line in prepared.site.notes:
         say(line)
+    for source in prepared.sources:
+        for line in source.labelled.notes:
+            say(line)
     for folder, cells in prepared.background.items():
         shown = ", ".join(f"{count} {name!r}" for name, count in cells.items())
         say(f"{folder}: taken as background: {shown}")
@@ -229,6 +242,10 @@ def _cells_px(prepared: Prepared, size: int, say: Callable[[str], None]) -> dict
 
 def _claim(settings: SiteSettings, out: Path, *, resume: bool) -> None:
     """Makes the folder this adaptation's, or finds that it is."""
+    if Path(settings.fields).resolve() in (out.resolve(), *out.resolve().parents):
+        raise SettingsError(
+            f"{out}: lies in the folder of the fields, which stays as it is; choose another --out"
+        )
     file = out / SETTINGS_NAME
     mine = settings.model_dump_json()
     if (out / RECORD_NAME).is_file():
@@ -274,7 +291,11 @@ def _counts(prepared: Prepared) -> dict[str, Any]:
             "notes": list(site.notes),
         },
         "source": {
-            each.name: {"replayed_from": len(each.train), "checked_on": len(each.check)}
+            each.name: {
+                "replayed_from": len(each.train),
+                "checked_on": len(each.check),
+                "notes": list(each.labelled.notes),
+            }
             for each in prepared.sources
         },
         "epoch": {"site": plan.shown_site, "replay": plan.shown_replay},

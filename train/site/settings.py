@@ -25,8 +25,9 @@ class SiteHyperparameters(Hyperparameters):
     """
 
     optimizer: Literal["SGD", "AdamW", "Adam"] = "AdamW"
-    lr0: float = Field(default=5e-4, gt=0)
-    lrf: float = Field(default=0.05, gt=0)
+    # Ultralytics takes none above 1.
+    lr0: float = Field(default=5e-4, gt=0, le=1)
+    lrf: float = Field(default=0.05, gt=0, le=1)
     cos_lr: bool = True
     momentum: float = Field(default=0.9, ge=0, lt=1)
     warmup_epochs: float = Field(default=1.0, ge=0)
@@ -87,5 +88,6 @@ class SiteSettings(BaseModel):
     batch: int = Field(default=16, gt=0)
     size: int | None = Field(default=None, gt=0, multiple_of=32)
     score: float = Field(default=0.25, gt=0, le=1)
-    seed: int = Field(default=0, ge=0)
+    # NumPy's older generators, which ultralytics seeds as well, take 32 bits.
+    seed: int = Field(default=0, ge=0, lt=2**32)
     hyp: SiteHyperparameters = SiteHyperparameters()

@@ -11,30 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.nn.modules.conv import Conv
 from ultralytics.utils.torch_utils import unwrap_model
 
 from edge_runtime.errors import DataError
+from train.phase_run import PhaseRun
+from train.run_folder import storing
 from train.site.plan import EpochPlan
 from train.site.settings import SiteSettings
 
-DONE = "done"
 RUN = "run"
 REJECTED = "rejected.pt"
+_LISTED = 5
 
 
 class PlannedDataset(YOLODataset):
     """All pictures of a plan, of which an epoch shows some, some of them several times."""
 
-    def __init__(self, *arguments: Any, plan: EpochPlan, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, folder: str, plan: EpochPlan, **options: Any) -> None:
+        super().__init__(img_path=folder, **options)
         if len(self.labels) != plan.site + plan.replay:
+            taken = {Path(file).name for file in self.im_files}
+            left = [each for each in Path(folder).iterdir() if each.name not in taken]
+            shown = ", ".join(sorted(str(each.resolve()) for each in left)[:_LISTED])
             raise DataError(
-                f"{self.img_path}: {plan.site + plan.replay} pictures written, ultralytics takes "
-                f"{len(self.labels)}; look for pictures it cannot read among the source's"
+                f"{len(left)} of {plan.site + plan.replay} pictures cannot be read by "
+                f"ultralytics: {shown}; copy the data again"
             )
         self._plan = plan
         self._whole = (self.im_files, self.labels, self.npy_files)
@@ -66,7 +70,8 @@ class SiteTrainer(DetectionTrainer):
         network: Any = self.model
         detector: Any = unwrap_model(network)
         return PlannedDataset(
-            img_path=img_path,
+            img_path,
+            self.plan,
             imgsz=self.args.imgsz,
             batch_size=batch,
             augment=True,
@@ -81,7 +86,6 @@ class SiteTrainer(DetectionTrainer):
             classes=None,
             data=self.data,
             fraction=1.0,
-            plan=self.plan,
         )
 
 
@@ -102,32 +106,35 @@ def train_on_plan(
         The checkpoint that was best on the held-out fields.
 
     Raises:
-        DataError: ultralytics cannot read a picture of the source.
+        DataError: ultralytics cannot read a picture of the source, or what is left of an
+            interrupted run is damaged.
+        SettingsError: the device's memory is too small.
+        StoreError: the disk is full.
     """
-    weights = out / RUN / "weights"
-    best = weights / "best.pt"
-    if resume and (out / RUN / DONE).is_file():
+    # Channels last: the same numbers in less time.
+    run = PhaseRun(out, RUN, device, workers, threads, channels_last=True)
+    best, rejected = run.weights / "best.pt", run.weights / REJECTED
+    if not (resume and run.finished):
+
+        def planned(overrides: dict[str, Any]) -> SiteTrainer:
+            trainer = SiteTrainer(overrides=overrides)
+            trainer.plan = plan
+            trainer.add_callback("on_train_epoch_start", _show)
+            return trainer
+
+        # A model whose file names an activation makes it that of every later model.
+        activation = Conv.default_act
+        try:
+            run.train(planned, _arguments(settings, out, size), resume=resume)
+        finally:
+            Conv.default_act = activation
+    if rejected.is_file():
         # Stopped between the verdict and its record, a rejected one has its name already.
-        return best if best.is_file() else weights / REJECTED
-    last = weights / "last.pt"
-    if resume and last.is_file():
-        overrides: dict[str, Any] = {"resume": str(last), "device": device, "workers": workers}
-    else:
-        overrides = _arguments(settings, out, size, device, workers)
-    # A model whose file names an activation makes it that of every later model.
-    activation = Conv.default_act
-    try:
-        trainer: Any = SiteTrainer(overrides=overrides)
-        trainer.plan = plan
-        trainer.add_callback("on_pretrain_routine_end", _tune(threads))
-        trainer.add_callback("on_train_epoch_start", _show)
-        trainer.train()
-    finally:
-        Conv.default_act = activation
+        return rejected
     if not best.is_file():
         # No epoch had a figure above nothing.
-        best.write_bytes(last.read_bytes())
-    (out / RUN / DONE).write_text("")
+        with storing(out):
+            best.write_bytes(run.last.read_bytes())
     return best
 
 
@@ -143,25 +150,12 @@ def best_epoch(curve: list[float]) -> int | None:
     return len(curve) - int(np.argmax(curve[::-1])) if curve else None
 
 
-def _tune(threads: int) -> Any:
-    def tune(running: Any) -> None:
-        # Ultralytics leaves one core idle for loading data.
-        if running.device.type == "cpu":
-            torch.set_num_threads(threads)
-            # The same numbers in less time.
-            running.model.to(memory_format=torch.channels_last)
-
-    return tune
-
-
 def _show(running: Any) -> None:
     running.train_loader.dataset.show(running.epoch)
     running.train_loader.reset()
 
 
-def _arguments(
-    settings: SiteSettings, out: Path, size: int, device: str, workers: int
-) -> dict[str, Any]:
+def _arguments(settings: SiteSettings, out: Path, size: int) -> dict[str, Any]:
     return {
         **settings.hyp.model_dump(),
         "model": settings.start_from,
@@ -173,13 +167,8 @@ def _arguments(
         "batch": settings.batch,
         # One step for every batch. The usual 64 pictures a step leave three steps an epoch.
         "nbs": settings.batch,
-        "device": device,
-        "workers": workers,
         "seed": settings.seed,
         "deterministic": True,
-        "project": str(out.resolve()),
-        "name": RUN,
-        "exist_ok": True,
         "plots": False,
         "erasing": 0.0,
         "auto_augment": None,

@@ -39,6 +39,10 @@ def first(kind: str, **values: Any) -> Change:
         (first("images", file_name="../a.png"), r"images\[0\]: picture '../a.png' leaves the"),
         (first("images", file_name="/etc/a.png"), r"images\[0\]: picture '/etc/a.png' leaves"),
         (first("images", file_name="C:\\a.png"), r"images\[0\]: picture .* leaves the folder"),
+        (
+            first("images", file_name="x" * 300),
+            r"images\[0\]: picture 'x{100}\.\.\.': no such file",
+        ),
         (first("images", file_name=None), r"images\[0\]: an image without a file_name"),
         (first("images", width=0), r"images\[0\]: field_00.png: width and height are no pos"),
         (first("images", height=float("nan")), r"images\[0\]: field_00.png: width and height"),
@@ -54,12 +58,18 @@ def first(kind: str, **values: Any) -> Change:
         (first("annotations", image_id=[1]), r"annotations\[0\]: image_id \[1\] is none"),
         (first("annotations", iscrowd=1), r"annotations\[0\]: iscrowd: a crowd is no cell"),
         (first("annotations", attributes={"rotation": 30.0}), r"annotations\[0\]: turned box"),
+        (first("annotations", attributes={"rotation": "a"}), r"annotations\[0\]: turned box"),
     ],
 )
 def test_a_bad_entry_is_listed_by_its_place(tmp_path: Path, change: Change, line: str) -> None:
     found = read_coco(write(tmp_path, change))
     with pytest.raises(DataError, match=line):
         found.require_clean()
+
+
+def test_a_box_turned_all_the_way_is_upright(tmp_path: Path) -> None:
+    found = read_coco(write(tmp_path, first("annotations", attributes={"rotation": 360.0})))
+    assert [len(each) for each in found.require_clean().images] == [2, 2]
 
 
 def test_bad_categories_end_the_reading(tmp_path: Path) -> None:

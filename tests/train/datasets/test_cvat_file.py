@@ -112,6 +112,22 @@ def test_two_xml_files_are_one_too_many(tmp_path: Path) -> None:
         read_cvat(tmp_path)
 
 
+def test_of_many_xml_files_some_are_named(tmp_path: Path) -> None:
+    for number in range(9):
+        (tmp_path / f"{number}.xml").write_text("<annotation/>")
+    with pytest.raises(DataError, match=r"there is 0\.xml.* 4\.xml and 4 more; keep annotations"):
+        read_cvat(tmp_path)
+
+
+def test_a_label_without_a_name_is_listed_with_its_line(tmp_path: Path) -> None:
+    write_cvat(tmp_path, drawn_fields(1))
+    file = tmp_path / "annotations.xml"
+    file.write_text(file.read_text().replace("<name>platelet</name>", "<name> </name>"))
+    assert any(
+        "annotations.xml:6: a label without a name" in each for each in read_cvat(tmp_path).bad
+    )
+
+
 def test_a_subset_is_a_split(tmp_path: Path) -> None:
     write(tmp_path, BOX, 'name="field_00.png" subset="Test" width="96" height="80"')
     assert read_cvat(tmp_path).require_clean().images[0].split == "test"

@@ -132,10 +132,11 @@ def test_an_unknown_class_is_named_with_the_remedy(tmp_path: Path) -> None:
     found = as_set(tmp_path, ("Leukozyt", "platelet"))
     with pytest.raises(DataError, match=r"no class 'Leukozyt' \(2 cells\), 'platelet' \(2 cells\)"):
         with_model_classes(found, NameRules(("WBC",), {}))
-    rules = NameRules(("WBC",), {"leukozyt": "wbc"}, "background")
-    mapped, strange = with_model_classes(found, rules)
-    assert [each.class_ids.tolist() for each in mapped.images] == [[0], [0]]
-    assert strange == {"platelet": 2}
+    for name in ("leukozyt", "Leukozyt", "LEUKOZYT"):
+        rules = NameRules(("WBC",), {name: "wbc"}, "background")
+        mapped, strange = with_model_classes(found, rules)
+        assert [each.class_ids.tolist() for each in mapped.images] == [[0], [0]]
+        assert strange == {"platelet": 2}
 
 
 def test_a_rename_that_means_nothing_is_refused(tmp_path: Path) -> None:
