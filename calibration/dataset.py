@@ -20,6 +20,8 @@ from edge_runtime.errors import DataError, FrameError
 from edge_runtime.image_file import decode_image
 from edge_runtime.types import UInt8Image
 
+MINIMUM_OF_SCHEMA_1 = 200
+
 
 class CalibrationImage(BaseModel):
     """One picture; its folder is given when the set is used, so the record moves freely."""
@@ -31,6 +33,33 @@ class CalibrationImage(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class Stratum(BaseModel):
+    """One part of a domain's pool, and how many pictures were drawn from it.
+
+    The parts are numbered from the lowest values on; 0 of 1 where a trait does not vary or
+    was not looked at.
+
+    Attributes:
+        focus: third of the domain by sharpness.
+        density: half of the domain by mean optical density.
+        hue: half of the domain by how much of that density is red, as of azure and methylene
+            blue, instead of green, as of eosin.
+        cells: third of the domain by number of cells.
+        pool: pictures there were.
+        drawn: pictures taken.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    domain: str
+    focus: int = Field(ge=0)
+    density: int = Field(ge=0)
+    hue: int = Field(ge=0)
+    cells: int = Field(ge=0)
+    pool: int = Field(gt=0)
+    drawn: int = Field(ge=0)
+
+
 class CalibrationSet(BaseModel):
     """The pictures that set the int8 ranges of a model.
 
@@ -38,14 +67,23 @@ class CalibrationSet(BaseModel):
         seed: of the draw.
         preprocessing: identity of the input spec the pictures are turned into tensors by.
         images: sorted by domain and file.
+        minimum: fewer pictures would have been refused. Records of schema 1 do not say it;
+            theirs was 200 unless a person asked for another.
+        cells_from: what told the number of cells; None when the draw did not look at it.
+        strata: parts of the pool; empty when only domains were told apart.
+        passed_over: pictures of the pool that could not be drawn, by reason.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     seed: int
     preprocessing: str
     images: tuple[CalibrationImage, ...] = Field(min_length=1)
+    minimum: int = Field(default=MINIMUM_OF_SCHEMA_1, ge=1)
+    cells_from: str | None = None
+    strata: tuple[Stratum, ...] = ()
+    passed_over: dict[str, int] = Field(default_factory=dict)
 
     @property
     def domains(self) -> dict[str, int]:

@@ -7,7 +7,7 @@ no ranges, and random or assumed ones are never made up.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,13 @@ from edge_runtime.errors import DataError, FrameError
 from edge_runtime.image_file import decode_image
 
 # Published int8 tables that halve a detector's accuracy go back to eight calibration
-# pictures; 500 and more are recommended. A small site's own films must remain enough.
+# pictures; 500 and more are recommended. A smaller site says so and its record keeps it.
 DEFAULT_IMAGES = 600
-DEFAULT_MINIMUM = 200
+DEFAULT_MINIMUM = 500
+
+
+# A picture and the SHA-256 of its content.
+HashedFile = tuple[Path, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,23 @@ def draw_calibration_set(
     Raises:
         DataError: no pictures, too few, or some that are also evaluated on.
     """
+    candidates = unique_files(pools)
+    refuse_evaluated(candidates, evaluation_hashes)
+    rng = np.random.default_rng(seed)
+    wanted = images // len(pools)
+    drawn = {domain: _usable(candidates[domain], rng, wanted) for domain in sorted(candidates)}
+    chosen = evenly(drawn, pools, minimum=minimum, available=candidates)
+    return CalibrationSet(
+        seed=seed, preprocessing=preprocessing_id(spec), images=chosen, minimum=minimum
+    )
+
+
+def unique_files(pools: Sequence[Pool]) -> dict[str, list[HashedFile]]:
+    """Files with their hashes by domain, in the order of names, one for every content.
+
+    Raises:
+        DataError: no pictures, a domain given twice, or a file that cannot be read.
+    """
     if not pools or not any(pool.files for pool in pools):
         raise DataError(
             "no calibration data: int8 ranges are measured on training pictures and never "
@@ -72,17 +93,54 @@ def draw_calibration_set(
     candidates = {pool.domain: _unique(pool) for pool in pools}
     if len(candidates) != len(pools):
         raise DataError("calibration: a domain is given twice; every domain needs its own name")
-    _refuse_evaluated(candidates, set(evaluation_hashes))
-    rng = np.random.default_rng(seed)
-    wanted = images // len(pools)
-    drawn = {domain: _usable(candidates[domain], rng, wanted) for domain in sorted(candidates)}
+    return candidates
+
+
+def refuse_evaluated(
+    candidates: Mapping[str, Sequence[HashedFile]], evaluation_hashes: Collection[str]
+) -> None:
+    """Passes when no file is also evaluated on.
+
+    Raises:
+        DataError: some are; names the first.
+    """
+    evaluated = set(evaluation_hashes)
+    shared = [
+        path for group in candidates.values() for path, digest in group if digest in evaluated
+    ]
+    if shared:
+        raise DataError(
+            f"calibration: {len(shared)} training pictures are also evaluated on, the first "
+            f"{shared[0]}; accuracy measured with them would be worthless, remove them from one"
+        )
+
+
+def evenly(
+    drawn: Mapping[str, Sequence[HashedFile]],
+    pools: Sequence[Pool],
+    *,
+    minimum: int,
+    available: Mapping[str, Sequence[HashedFile]],
+) -> tuple[CalibrationImage, ...]:
+    """As many of each domain as the smallest has, the first ones drawn, sorted for a record.
+
+    Args:
+        drawn: files by domain, in the order of the draw.
+        pools: give the folders.
+        minimum: fewer in all are refused.
+        available: what there was to draw from, for the message.
+
+    Raises:
+        DataError: too few.
+    """
     smallest = min(drawn, key=lambda domain: len(drawn[domain]))
     each = len(drawn[smallest])
     if each * len(pools) < minimum or each == 0:
         raise DataError(
             f"calibration: {each * len(pools)} pictures, {each} from each of {len(pools)} "
             f"domains, but at least {max(minimum, len(pools))} are needed; "
-            f"{smallest!r} has {len(candidates[smallest])}: add to it or ask for more"
+            f"{smallest!r} has {len(available[smallest])}: add to it, ask for more, or give a "
+            "lower minimum, which the record keeps"
         )
     folders = {pool.domain: pool.folder for pool in pools}
     chosen = [
@@ -92,8 +150,7 @@ def draw_calibration_set(
         for domain, group in drawn.items()
         for path, digest in group[:each]
     ]
-    chosen.sort(key=lambda image: (image.domain, image.file))
-    return CalibrationSet(seed=seed, preprocessing=preprocessing_id(spec), images=tuple(chosen))
+    return tuple(sorted(chosen, key=lambda image: (image.domain, image.file)))
 
 
 def check_calibration_set(
@@ -137,7 +194,7 @@ def _sha256(path: Path) -> str:
         raise DataError(f"{path}: {error.strerror}; mend the data folder") from error
 
 
-def _unique(pool: Pool) -> list[tuple[Path, str]]:
+def _unique(pool: Pool) -> list[HashedFile]:
     """Files with their hashes in the order of names, one for every content."""
     seen: dict[str, Path] = {}
     for path in sorted(pool.files):
@@ -145,22 +202,11 @@ def _unique(pool: Pool) -> list[tuple[Path, str]]:
     return [(path, digest) for digest, path in seen.items()]
 
 
-def _refuse_evaluated(candidates: dict[str, list[tuple[Path, str]]], evaluated: set[str]) -> None:
-    shared = [
-        path for group in candidates.values() for path, digest in group if digest in evaluated
-    ]
-    if shared:
-        raise DataError(
-            f"calibration: {len(shared)} training pictures are also evaluated on, the first "
-            f"{shared[0]}; accuracy measured with them would be worthless, remove them from one"
-        )
-
-
 def _usable(
-    candidates: list[tuple[Path, str]], rng: np.random.Generator, wanted: int
-) -> list[tuple[Path, str]]:
+    candidates: list[HashedFile], rng: np.random.Generator, wanted: int
+) -> list[HashedFile]:
     """Up to ``wanted`` pictures in random order, those the device would skip left out."""
-    found: list[tuple[Path, str]] = []
+    found: list[HashedFile] = []
     for index in rng.permutation(len(candidates)):
         if len(found) == wanted:
             break

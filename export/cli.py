@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +27,7 @@ from export.heads_cli import (
     stop_at_the_gate,
     verdict_table,
 )
+from export.measurement_day import measurement_day
 from export.parity import ALLOWED_BLAST_POINTS, ALLOWED_HEAD_POINTS, ALLOWED_POINTS
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ def bundle(
     options = ExportOptions(
         name=name or training.name,
         version=version,
-        date=_day(date, os.environ),
+        date=measurement_day(date, os.environ),
         calibration_images=calibration_images,
         calibration_minimum=calibration_minimum,
         seed=seed,
@@ -324,7 +323,7 @@ def add_heads(
         attribute_card=attribute_card,
     )
     options = HeadOptions(
-        date=_day(date, os.environ),
+        date=measurement_day(date, os.environ),
         method=calibration_method,
         cells=calibration_cells,
         minimum=minimum_cells,
@@ -443,22 +442,6 @@ def _one_to_one(head: str) -> bool | None:
 
 def _say(line: str) -> None:
     typer.echo(line, err=True)
-
-
-def _day(date: str | None, environment: Mapping[str, str]) -> str:
-    """An ISO date; a fixed one makes two exports of one run equal to the byte."""
-    if date is not None:
-        try:
-            return datetime.strptime(date, "%Y-%m-%d").date().isoformat()
-        except ValueError as error:
-            raise SettingsError(f"--date {date!r}: give it as YYYY-MM-DD") from error
-    epoch = environment.get("SOURCE_DATE_EPOCH")
-    if epoch is None:
-        return datetime.now(timezone.utc).date().isoformat()
-    try:
-        return datetime.fromtimestamp(int(epoch), timezone.utc).date().isoformat()
-    except (ValueError, OverflowError, OSError) as error:
-        raise SettingsError(f"SOURCE_DATE_EPOCH={epoch!r}: not seconds since 1970") from error
 
 
 def _verdict(result: ExportResult, out: Path) -> str:

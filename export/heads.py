@@ -22,8 +22,9 @@ from calibration.cell_draw import (
 )
 from calibration.confidence import at_temperature, choose_abstention, fit_temperature
 from calibration.float_heads import FloatAttributeHead, FloatClassifier
+from calibration.histograms import Feed
 from calibration.labelled_cells import OpenedCells
-from calibration.ranges import METHODS, Feed, measure_ranges
+from calibration.ranges import METHODS, measure_ranges
 from edge_runtime.backends import backend_row, open_backend
 from edge_runtime.bundle import (
     Artifact,

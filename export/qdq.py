@@ -16,7 +16,7 @@ same bytes on all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +142,11 @@ def tensors_to_measure(model: bytes) -> list[str]:
 
 
 def quantise_for_cpu(
-    model: bytes, ranges: Mapping[str, Range], trained: TrainedScales | None = None
+    model: bytes,
+    ranges: Mapping[str, Range],
+    trained: TrainedScales | None = None,
+    *,
+    keep_float: Collection[str] = (),
 ) -> bytes:
     """Unsigned activations, signed weights per channel, int32 bias.
 
@@ -154,16 +158,20 @@ def quantise_for_cpu(
         ranges: measured range of every tensor in ``tensors_to_measure``.
         trained: of quantisation-aware training; its weights' scales are taken, for its
             activations were symmetric and these are not.
+        keep_float: further nodes that stay in float, by name; nameless ones are called by
+            ``graph.name_nodes``.
 
     Returns:
         ONNX bytes; the same for the same input.
 
     Raises:
-        DataError: not an ONNX model, or a range is missing.
+        DataError: not an ONNX model, a range is missing, or no node has a name that is to stay
+            in float.
     """
     graph = load_graph(model)
     name_nodes(graph)
-    region = _cpu_region(graph)
+    _check_names(graph, keep_float)
+    region = _cpu_region(graph, keep_float)
     scales = _cpu_scales(graph, region, ranges)
     writer = _GraphWriter(graph)
     rounded: dict[str, str] = {}
@@ -183,7 +191,11 @@ def quantise_for_cpu(
 
 
 def quantise_for_tensorrt(
-    model: bytes, ranges: Mapping[str, Range], trained: TrainedScales | None = None
+    model: bytes,
+    ranges: Mapping[str, Range],
+    trained: TrainedScales | None = None,
+    *,
+    keep_float: Collection[str] = (),
 ) -> bytes:
     """Symmetric signed int8 before every convolution outside the float tail.
 
@@ -195,17 +207,21 @@ def quantise_for_tensorrt(
         model: float ONNX bytes.
         ranges: measured range of every tensor in ``tensors_to_measure``.
         trained: of quantisation-aware training; where it has a scale, that one is taken.
+        keep_float: further nodes that stay in float, by name; nameless ones are called by
+            ``graph.name_nodes``.
 
     Returns:
         ONNX bytes; the same for the same input.
 
     Raises:
-        DataError: not an ONNX model, or a range is missing.
+        DataError: not an ONNX model, a range is missing, or no node has a name that is to stay
+            in float.
     """
     graph = load_graph(model)
     name_nodes(graph)
+    _check_names(graph, keep_float)
     known = {} if trained is None else trained.inputs
-    tail = float_tail(graph)
+    tail = float_tail(graph).union(keep_float)
     writer = _GraphWriter(graph)
     rounded: dict[str, str] = {}
     for node in graph.graph.node:
@@ -225,9 +241,18 @@ def quantise_for_tensorrt(
     return _bytes(graph)
 
 
-def _cpu_region(model: Any) -> set[str]:
+def _check_names(model: Any, keep_float: Collection[str]) -> None:
+    unknown = set(keep_float) - {node.name for node in model.graph.node}
+    if unknown:
+        raise DataError(
+            f"quantisation: {sorted(unknown)[0]!r} is to stay in float, but the model has no "
+            "such node; name nodes of this very model"
+        )
+
+
+def _cpu_region(model: Any, keep_float: Collection[str] = ()) -> set[str]:
     """Nodes that run in int8 on a CPU."""
-    tail = float_tail(model)
+    tail = float_tail(model).union(keep_float)
     weights = {tensor.name for tensor in model.graph.initializer}
     made = {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
     region = set()

@@ -213,7 +213,7 @@ class _Counting:
 
 
 def _print_report(report: CheckReport, *, show_all: bool, labels_only: bool) -> None:
-    from train.datasets.near_duplicates import HASH_BITS
+    from calibration.near_duplicates import HASH_BITS
     from train.datasets.schemas import load_spec
 
     cells = report.cells

@@ -18,8 +18,9 @@ from edge_runtime.errors import BundleError, DataError, SettingsError
 from edge_runtime.film_run import load_bundle
 from edge_runtime.settings import Settings
 from edge_runtime.types import Frame
-from export import cli, float_onnx
+from export import float_onnx
 from export.cli import app
+from export.measurement_day import measurement_day
 from export.trained_scales import trained_scales
 from export.training_run import TrainingRun
 from tests.export.conftest import make_run, paint_square
@@ -179,12 +180,12 @@ def test_unknown_method_is_refused(run: TrainingRun, card_file: Path, tmp_path: 
 
 
 def test_date_comes_from_flag_or_environment() -> None:
-    assert cli._day("2026-05-06", {"SOURCE_DATE_EPOCH": "0"}) == "2026-05-06"
-    assert cli._day(None, {"SOURCE_DATE_EPOCH": "86400"}) == "1970-01-02"
-    assert len(cli._day(None, {})) == 10
+    assert measurement_day("2026-05-06", {"SOURCE_DATE_EPOCH": "0"}) == "2026-05-06"
+    assert measurement_day(None, {"SOURCE_DATE_EPOCH": "86400"}) == "1970-01-02"
+    assert len(measurement_day(None, {})) == 10
     for date, environment in (("yesterday", {}), (None, {"SOURCE_DATE_EPOCH": "soon"})):
         with pytest.raises(SettingsError):
-            cli._day(date, environment)
+            measurement_day(date, environment)
 
 
 def test_scales_from_training_go_into_the_bundle(

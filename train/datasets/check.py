@@ -15,11 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from calibration.near_duplicates import MOST_PAIRS, near_pairs, pattern_hash
 from edge_runtime.attributes import MISSING
 from edge_runtime.errors import FrameError
 from edge_runtime.image_file import read_image
 from train.datasets.labelled import LabelledImage, LabelledSet
-from train.datasets.near_duplicates import MOST_PAIRS, near_pairs, pattern_hash
 from train.datasets.splits import groups_in_several_splits
 
 EXIT_CLEAN, EXIT_WARNINGS, EXIT_BAD = 0, 1, 2

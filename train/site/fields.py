@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration.near_duplicates import near_pairs, pattern_hash
 from edge_runtime.errors import DataError, FrameError
 from edge_runtime.image_file import decode_image
 from train.datasets.labelled import LabelledImage, LabelledSet
-from train.datasets.near_duplicates import near_pairs, pattern_hash
 from train.datasets.yolo_set import read as read_yolo_set
 
 _LISTED = 5

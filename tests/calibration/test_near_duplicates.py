@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_runtime.types import UInt8Image
-from tests.support import paint_field
-from train.datasets.near_duplicates import (
+from calibration.near_duplicates import (
     DEFAULT_DISTANCE,
     HASH_BITS,
     HASH_BYTES,
@@ -21,6 +19,8 @@ from train.datasets.near_duplicates import (
     near_pairs,
     pattern_hash,
 )
+from edge_runtime.types import UInt8Image
+from tests.support import paint_field
 
 
 def picture(seed: int) -> UInt8Image:
