@@ -64,11 +64,11 @@ def prepare_folder(folder: Path, file_names: tuple[str, ...] = (), *, flag: str 
             with contextlib.suppress(OSError):
                 probe.unlink()
     except OSError as error:
-        raise store_error(folder, error, flag) from error
+        raise store_error(folder, error, flag=flag) from error
     for name in file_names:
         if (folder / name).is_dir():
             taken = IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            raise store_error(folder / name, taken, flag)
+            raise store_error(folder / name, taken, flag=flag)
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def replacing(path: Path, *, durable: bool = True, flag: str = "--out") -> Itera
         with contextlib.suppress(OSError):
             part.unlink()
         if isinstance(error, OSError):
-            raise store_error(path, error, flag) from error
+            raise store_error(path, error, flag=flag) from error
         raise
     if durable:
         sync_folder(path.parent)

@@ -104,7 +104,8 @@ def test_a_one_to_one_head_has_corners_score_and_class() -> None:
     np.testing.assert_array_equal(found.boxes_xyxy, output[0, [0, 1, 4], :4])
     assert found.scores.tolist() == pytest.approx([0.9, 0.5, 1.0])
     assert found.class_ids.tolist() == [1, 0, 2]
-    assert (found.boxes_xyxy.dtype, found.class_ids.dtype) == (np.float32, np.int64)
+    assert found.boxes_xyxy.dtype == np.float32
+    assert found.class_ids.dtype == np.int64
     assert len(decode_xyxy_score_class(output[:, :0], score_threshold=0.5, classes=3)) == 0
 
 

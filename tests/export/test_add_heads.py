@@ -426,5 +426,5 @@ def test_heads_in_half_precision_beside_int8(bundle: Bundle, tmp_path: Path) -> 
         precisions = [each.precision for each in head.artifacts]
         assert precisions == ["int8", "int8", "float16", "float32"]
     judged = {each.artifact for each in manifest.parity}
-    for head in ("classifier", "attribute_head"):
-        assert f"{head}.tensorrt.float16.onnx" in judged
+    for name in ("classifier", "attribute_head"):
+        assert f"{name}.tensorrt.float16.onnx" in judged

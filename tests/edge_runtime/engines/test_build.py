@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -207,7 +208,7 @@ def test_a_bundle_without_tensorrt_artifacts_is_one_line(shipped: Bundle, tmp_pa
     manifest = shipped.manifest.model_copy(
         update={"detector": detector.model_copy(update={"artifacts": on_cpu})}
     )
-    bare = Bundle(manifest, shipped.sha256, shipped.contents)
+    bare = replace(shipped, manifest=manifest)
     with pytest.raises(BundleError, match="no detector artifact for tensorrt") as refusal:
         build_for_bundle(bare, tmp_path, say=print, target=target_of(RecordingTensorRt()))
     assert "\n" not in str(refusal.value)
