@@ -139,15 +139,21 @@ class Bundle:
         signed = {} if self.signatures is None else {SIGNATURES_NAME: self.signatures}
         return {MANIFEST_NAME: self.manifest_bytes, **signed, **self.contents}
 
-    def artifact_for(self, runtime: Runtime, head: HeadName | None = None) -> Artifact:
+    def artifact_for(
+        self,
+        runtime: Runtime,
+        head: HeadName | None = None,
+        precision: Precision | None = None,
+    ) -> Artifact:
         """The first artifact made for a runtime family.
 
         Args:
             runtime: the family.
             head: of which head; None means the detector.
+            precision: only one of that precision; float32 runs on any family.
 
         Raises:
-            BundleError: the bundle has no such head, or none for that family.
+            BundleError: the bundle has no such head, or none for that family and precision.
         """
         manifest = self.manifest
         parts = {
@@ -159,11 +165,14 @@ class Bundle:
         if part is None:
             raise BundleError(f"bundle {self.id}: it has no {head}")
         for artifact in part.artifacts:
-            if artifact.runtime == runtime:
+            family = artifact.runtime == runtime or precision == artifact.precision == "float32"
+            if family and precision in (None, artifact.precision):
                 return artifact
-        have = sorted({a.runtime for a in part.artifacts})
+        have = sorted({f"{each.runtime} {each.precision}" for each in part.artifacts})
+        wanted = runtime if precision is None else f"{runtime} in {precision}"
         raise BundleError(
-            f"bundle {self.id}: no {head or 'detector'} artifact for {runtime}; it has {have}"
+            f"bundle {self.id}: no {head or 'detector'} artifact for {wanted}; it has "
+            f"{', '.join(have)}"
         )
 
 

@@ -67,6 +67,10 @@ def run(
     backend: Annotated[
         str | None, typer.Option(help="auto, onnxruntime, openvino, tensorrt, ... [default: auto]")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="int8, float16 or float32 [default: the bundle's first]"),
+    ] = None,
     save_frames: Annotated[
         bool | None, typer.Option("--save-frames", help="keep every field at full size")
     ] = None,
@@ -94,6 +98,7 @@ def run(
         settings_file,
         flags={
             "backend": backend,
+            "precision": precision,
             "save_frames": save_frames,
             "score": score,
             "limit": limit,

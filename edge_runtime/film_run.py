@@ -85,12 +85,13 @@ def load_bundle(
     """
     row = backend_row(settings.backend) if row is None else row
     manifest = bundle.manifest
-    artifacts: dict[HeadName | None, Artifact] = {None: bundle.artifact_for(row.runtime)}
+    heads: list[HeadName | None] = [None]
     if not detector_only:
         if manifest.attribute_head is not None:
-            artifacts["attribute_head"] = bundle.artifact_for(row.runtime, "attribute_head")
+            heads.append("attribute_head")
         if manifest.classifier is not None:
-            artifacts["classifier"] = bundle.artifact_for(row.runtime, "classifier")
+            heads.append("classifier")
+    artifacts = {head: bundle.artifact_for(row.runtime, head, settings.precision) for head in heads}
     template = _template(bundle)
     threads = settings.threads or os.cpu_count() or 1
     with ExitStack() as open_ones:

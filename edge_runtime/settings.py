@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_runtime.errors import SettingsError
+from edge_runtime.manifest import Precision
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,6 +33,10 @@ class Settings(BaseModel):
         default="auto",
         description="auto, onnxruntime, openvino, tensorrt, tensorrt-rtx, onnxruntime-cuda, "
         "onnxruntime-tensorrt or onnxruntime-nv-tensorrt-rtx",
+    )
+    precision: Precision | None = Field(
+        default=None,
+        description="int8, float16 or float32, where the bundle has it; unset: its first artifact",
     )
     engines: Path | None = Field(
         default=None, description="folder of built TensorRT engines; unset: the user's cache"

@@ -13,6 +13,7 @@ import typer
 
 from edge_runtime.errors import BackendError
 from edge_runtime.film_report import RESEARCH_USE
+from edge_runtime.manifest import Precision
 
 if TYPE_CHECKING:
     from edge_runtime.engines.cache import EngineCache, EngineRecord
@@ -47,6 +48,10 @@ def build(
             "the GPU need not be here [default: the GPU here]"
         ),
     ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="int8, float16 or float32 [default: the bundle's first]"),
+    ] = None,
 ) -> None:
     """Build the engines of every head; those that are there and whole are kept."""
     from edge_runtime.bundle import open_bundle, shipped_bundle_path
@@ -57,7 +62,7 @@ def build(
     wanted = [_capability(text) for text in capability or ()]
     target = engine_target(None if flavour is None else flavour_named(flavour), wanted)
     cache = _cache(engines)
-    build_for_bundle(opened, cache.folder, say=typer.echo, target=target)
+    build_for_bundle(opened, cache.folder, say=typer.echo, target=target, precision=precision)
     typer.echo(f"engines in {cache.folder}")
     if not target.gpu_here:
         typer.echo("built ahead of time, not run: no GPU was used")

@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge_runtime import device_buffers
-from edge_runtime.bundle import Bundle, HeadName
+from edge_runtime.bundle import Bundle, HeadName, Precision
 from edge_runtime.device_buffers import CudaDevice
 from edge_runtime.engines.builder import CellCounts, build_plan
 from edge_runtime.engines.cache import EngineCache, EngineIdentity, EngineRecord, platform_here
@@ -121,6 +121,7 @@ def build_for_bundle(
     say: Callable[[str], None],
     target: EngineTarget | None = None,
     cells: CellCounts | None = None,
+    precision: Precision | None = None,
 ) -> tuple[BuiltEngine, ...]:
     """An engine for every head of a bundle; those that are there and whole are kept.
 
@@ -130,6 +131,7 @@ def build_for_bundle(
         say: is told one line for each head.
         target: library and GPU; None means those here.
         cells: the profile of the heads that look at single cells.
+        precision: only artifacts of that precision; None means each head's first.
 
     Raises:
         BackendError: no TensorRT or GPU is here, or it refuses a model.
@@ -143,7 +145,7 @@ def build_for_bundle(
     if manifest.classifier is not None:
         heads.append("classifier")
     try:
-        paths = [bundle.artifact_for("tensorrt", head).path for head in heads]
+        paths = [bundle.artifact_for("tensorrt", head, precision).path for head in heads]
     except BundleError as error:
         raise BundleError(
             f"{error}; export it with its TensorRT artifacts, or choose a backend that runs on "

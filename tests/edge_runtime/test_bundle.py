@@ -94,8 +94,32 @@ def test_folder_and_file_are_the_same_bundle(folder: Path, tmp_path: Path) -> No
 
 
 def test_an_artifact_for_another_runtime_is_not_made_up(folder: Path) -> None:
-    with pytest.raises(BundleError, match=r"no detector artifact for tensorrt; it has \['cpu'\]"):
+    with pytest.raises(BundleError, match="no detector artifact for tensorrt; it has cpu float32"):
         open_bundle(folder).artifact_for("tensorrt")
+
+
+def test_an_artifact_of_the_wished_precision(tmp_path: Path) -> None:
+    files = {name: name.encode() for name in ("a", "b", "c", "d")}
+    document = manifest_of({**files, MODEL_NAME: b"-"})
+    kinds = (
+        ("a", "cpu", "int8"),
+        ("b", "tensorrt", "int8"),
+        ("c", "tensorrt", "float16"),
+        ("d", "cpu", "float32"),
+    )
+    document["detector"]["artifacts"] = [
+        {"path": path, "runtime": runtime, "precision": precision, "quantisation": "some"}
+        for path, runtime, precision in kinds
+    ]
+    opened = open_bundle(write_bundle(tmp_path / "b", {**files, MODEL_NAME: b"-"}, document))
+    assert opened.artifact_for("cpu").path == "a"
+    assert opened.artifact_for("tensorrt").path == "b"
+    assert opened.artifact_for("tensorrt", None, "float16").path == "c"
+    assert opened.artifact_for("cpu", None, "float32").path == "d"
+    # Float32 is plain ONNX and runs anywhere.
+    assert opened.artifact_for("tensorrt", None, "float32").path == "d"
+    with pytest.raises(BundleError, match="no detector artifact for cpu in float16; it has cpu"):
+        opened.artifact_for("cpu", None, "float16")
 
 
 @pytest.mark.parametrize("name", [MODEL_NAME, "notes/card.txt"])
@@ -352,7 +376,7 @@ def test_nothing_is_parsed_as_a_model_before_it_is_verified(
 
     seen: list[bytes] = []
 
-    def spy(row: object, model: bytes, *, threads: int) -> None:
+    def spy(row: object, model: bytes, *, threads: int, engines: Path | None) -> None:
         seen.append(model)
         raise ZeroDivisionError
 
