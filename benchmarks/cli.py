@@ -250,6 +250,49 @@ def heads(
 
 
 @app.command()
+def parity(
+    data: Annotated[Path, typer.Option(help="data root")] = Path("../shared/data"),
+    models: Annotated[
+        Path, typer.Option(help="folder of the bundle's checkpoints (pickles: own ones only)")
+    ] = Path("models"),
+    recipe: Annotated[str, typer.Option(help="recipe whose labelled cells")] = "wbc-classifier",
+    threads: ThreadsOption = 2,
+    bundle: BundleOption = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "parity.json",
+) -> None:
+    """What int8 costs every head on test splits, which nothing was chosen on."""
+    from benchmarks.heads import labelled_cells
+    from benchmarks.machine import machine_facts, require_writable, write_result
+    from benchmarks.parity import Checkpoints, measure_parity, recorded_run
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+
+    facts = machine_facts(datetime.now(timezone.utc))
+    require_writable(out)
+    opened = open_bundle(bundle or shipped_bundle_path())
+    heads = measure_parity(
+        opened,
+        Checkpoints(
+            detector=models / "wbc-detector.pt",
+            classifier=models / "wbc-classifier.pt",
+            attribute_head=models / "wbc-attributes.pt",
+        ),
+        recorded_run(models / "wbc-detector.training.json", data),
+        labelled_cells(recipe, data),
+        threads=threads,
+        say=_say,
+    )
+    write_result(out, "int8 against float on test splits", facts, {"bundle": opened.id, **heads})
+    for name, head in heads.items():
+        for row in head["rows"]:
+            worst = max(each["lost_points"] for each in row["domains"].values())
+            typer.echo(
+                f"{name}, {row['artifact']} on {row['backend']}: {worst:+.2f} {head['figure']} "
+                f"points lost where most, {head['allowed_points']:g} allowed"
+            )
+    typer.echo(f"written to {out}")
+
+
+@app.command()
 def domain(
     data: Annotated[Path | None, typer.Option(help="data root [default: the recipe's]")] = None,
     recipe: Annotated[str, typer.Option(help="recipe whose domains")] = "wbc-detector",

@@ -23,7 +23,7 @@ from calibration.attribute_metrics import (
     one_to_one,
 )
 from calibration.classification_metrics import NO_ANSWER, evaluate_classification
-from calibration.labelled_cells import CellPicture
+from calibration.labelled_cells import CellPicture, OpenedCells
 from edge_runtime.attributes import MISSING
 from edge_runtime.bundle import Bundle
 from edge_runtime.errors import DataError, SettingsError
@@ -48,18 +48,29 @@ def labelled_pictures(
         SettingsError: no such recipe or split.
         DataError: the data is missing or bad.
     """
+    if split not in ("train", "val", "test"):
+        raise SettingsError(f"split {split!r}: choose train, val or test")
+    opened = labelled_cells(recipe, data)
+    pictures = tuple(picture for picture in opened.cells.pictures if picture.split == split)
+    return pictures, opened.root, opened.cells.classes
+
+
+def labelled_cells(recipe: str, data: Path | None) -> OpenedCells:
+    """All splits of the sets that a classifier's recipe names, with attributes.
+
+    Raises:
+        SettingsError: no such recipe.
+        DataError: the data is missing or bad.
+    """
     from train.classify import load_classify_recipe
     from train.datasets.cell_sources import read_sources
 
-    if split not in ("train", "val", "test"):
-        raise SettingsError(f"split {split!r}: choose train, val or test")
     chosen = load_classify_recipe(recipe, data)
     root = Path(chosen.data_root)
     cells = read_sources(
         chosen.sources, root, chosen.classes, name=chosen.name, with_attributes=True
     )
-    pictures = tuple(picture for picture in cells.pictures if picture.split == split)
-    return pictures, root, cells.classes
+    return OpenedCells(cells, root)
 
 
 def measure_heads(

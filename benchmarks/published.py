@@ -124,6 +124,32 @@ def _precision(result: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _parity(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    lines = [
+        f"{result['bundle']}; {machine['processor']}, {machine['date'][:10]}. Test splits, in as "
+        "many mirrored views as show a small loss; TensorRT-style artifacts are run by ONNX "
+        "Runtime.",
+        "",
+        "| head | artifact | backend | convolution work in int8 | figure | domain: float → int8 "
+        "(points lost) | allowed |",
+        "|---|---|---|---:|---|---|---:|",
+    ]
+    for name in ("detector", "classifier", "attribute_head"):
+        head = result[name]
+        for row in head["rows"]:
+            domains = "; ".join(
+                f"{domain}: {each['float']:.3f} → {each['int8']:.3f} ({each['lost_points']:+.2f})"
+                for domain, each in row["domains"].items()
+            )
+            lines.append(
+                f"| {name} | {row['artifact'].removesuffix('.onnx')} | {row['backend']} | "
+                f"{100 * row['quantised_share']:.1f} % | {head['figure']} | {domains} | "
+                f"{head['allowed_points']:g}{'' if row['within'] else ', exceeded'} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def _folds(result: dict[str, Any]) -> str:
     sets = [name for name in _SETS if any(name in f["sets"] for f in result["folds"].values())]
     lines = [
@@ -297,6 +323,7 @@ _TABLES = {
     "accuracy": _accuracy,
     "peers": _peers,
     "precision": _precision,
+    "parity": _parity,
     "folds": _folds,
     "heads": _heads,
     "attributes_detection": _attributes_detection,
