@@ -34,7 +34,9 @@ class Settings(BaseModel):
         "onnxruntime-tensorrt or onnxruntime-nv-tensorrt-rtx",
     )
     engines: Path | None = Field(
-        default=None, description="folder of built TensorRT engines; unset: the user's cache"
+        default=None,
+        description="folder of built TensorRT engines; unset: that of the device root, or the "
+        "user's cache",
     )
     threads: int = Field(
         default=0, ge=0, le=256, description="processor threads for inference; 0: one per core"

@@ -152,6 +152,7 @@ def _device(root: Path | None, backend: str | None, settings_file: Path | None) 
     from edge_runtime.device.files import DiskFiles
     from edge_runtime.device.install import Device
     from edge_runtime.device.steps import engines_for, self_test_on
+    from edge_runtime.film_run import engines_folder
 
     settings = _settings(root, backend, settings_file)
     return Device(
@@ -159,8 +160,9 @@ def _device(root: Path | None, backend: str | None, settings_file: Path | None) 
         files=DiskFiles(),
         clock=_now,
         engines=engines_for(settings.backend, typer.echo),
-        self_test=self_test_on(settings.backend),
+        self_test=self_test_on(settings.backend, engines_folder(settings)),
         say=typer.echo,
+        engines_folder=settings.engines,
     )
 
 
