@@ -32,6 +32,7 @@ COMMAND_GROUP = "leukoscope.commands"
 GROUPS = {
     "bundle": "edge_runtime.bundle_cli",
     "device": "edge_runtime.device.cli",
+    "doctor": "edge_runtime.device.doctor.cli",
 }
 EXIT_BAD_INPUT = 2
 
