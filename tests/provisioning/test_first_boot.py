@@ -118,6 +118,7 @@ def test_the_inbox_sorts_bundles_by_what_the_device_says(repository: Path, tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_whole_device_offline_in_a_fresh_root(
     repository: Path, as_root: None, open_folder: Path
 ) -> None:

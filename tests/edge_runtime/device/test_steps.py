@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,16 +11,16 @@ from edge_runtime import device_buffers
 from edge_runtime.backends import tensorrt as backend_module
 from edge_runtime.backends import tensorrt_rtx as rtx_module
 from edge_runtime.bundle import open_bundle
-from edge_runtime.device.files import DiskFiles
+from edge_runtime.device.cli import device_of
 from edge_runtime.device.install import Device, build_engines, install
 from edge_runtime.device.slots import active_bundle
-from edge_runtime.device.steps import engines_for, self_test_on
+from edge_runtime.device.steps import engines_for
 from edge_runtime.engines import for_bundle
 from edge_runtime.errors import BackendError
-from edge_runtime.film_run import engines_folder, load_bundle
+from edge_runtime.film_run import load_bundle
 from edge_runtime.settings import Settings
 from tests.recording_tensorrt import RecordingTensorRt
-from tests.signed_bundles import device_at, drawn_key, public
+from tests.signed_bundles import NOW, drawn_key, public
 
 
 @pytest.fixture
@@ -38,16 +39,8 @@ def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> RecordingTensorRt:
 
 
 def device_with(settings: Settings, said: list[str]) -> Device:
-    """As ``leukoscope device`` makes one."""
-    assert settings.device_root is not None
-    device = device_at(
-        settings.device_root,
-        DiskFiles(),
-        said,
-        engines=engines_for(settings.backend, said.append),
-        self_test=self_test_on(settings.backend, engines_folder(settings)),
-        engines_folder=settings.engines,
-    )
+    """As ``leukoscope device`` makes one, in the days of the key."""
+    device = replace(device_of(settings), say=said.append, clock=lambda: NOW)
     device.root.keys.mkdir(parents=True)
     (device.root.keys / "lab.json").write_bytes(public(drawn_key(1)).to_bytes())
     return device
