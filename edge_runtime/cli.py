@@ -23,17 +23,16 @@ from edge_runtime.film_report import RESEARCH_USE
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from edge_runtime.bundle import Bundle
     from edge_runtime.film_report import DifferentialRecord, DomainRecord, FilmReport
-    from edge_runtime.settings import Settings
     from edge_runtime.types import RunStatus
 
 COMMAND_GROUP = "leukoscope.commands"
-# Commands with sub-commands, by the module that has them; imported when called. Another
+# Commands of other modules, most with sub-commands; imported when called. Another
 # package's command of the same name comes first: it has these and its own.
 GROUPS = {
     "bundle": "edge_runtime.bundle_cli",
     "device": "edge_runtime.device.cli",
+    "doctor": "edge_runtime.device.doctor.cli",
 }
 EXIT_BAD_INPUT = 2
 
@@ -91,7 +90,7 @@ def run(
     """
     spare_threads()
     from edge_runtime.cameras import open_camera
-    from edge_runtime.film_run import film_runner, load_bundle
+    from edge_runtime.film_run import bundle_to_run, film_runner, load_bundle
     from edge_runtime.settings import load_settings
 
     settings = load_settings(
@@ -105,7 +104,9 @@ def run(
             "threads": threads,
         },
     )
-    opened = _bundle_to_run(bundle, settings)
+    opened = bundle_to_run(
+        bundle, settings, say=lambda line: typer.echo(f"leukoscope: {line}", err=True)
+    )
     with (
         load_bundle(opened, settings) as loaded,
         open_camera(source, limit=settings.limit) as camera,
@@ -148,29 +149,6 @@ def verify(
     ):
         for artifact in () if part is None else part.artifacts:
             typer.echo(f"  {artifact.path}: {artifact.runtime}, {artifact.precision}, {head}")
-
-
-def _bundle_to_run(given: Path | None, settings: Settings) -> Bundle:
-    """The bundle a person names, the device's active one, or the shipped one, in this order.
-
-    Where keys are trusted, by a setting or by a device's root, the bundle must be signed.
-    """
-    from edge_runtime.bundle import open_bundle, shipped_bundle_path
-
-    root = settings.device_root
-    if given is None and root is not None:
-        from edge_runtime.device.slots import active_bundle
-
-        return active_bundle(root, say=lambda line: typer.echo(f"leukoscope: {line}", err=True))
-    keys = settings.trusted_keys or (None if root is None else root / "keys")
-    if keys is None:
-        return open_bundle(given or shipped_bundle_path())
-    from datetime import datetime, timezone
-
-    from edge_runtime.signature import load_trusted_keys
-
-    trust = load_trusted_keys(keys, at=datetime.now(timezone.utc))
-    return open_bundle(given or shipped_bundle_path(), trust=trust)
 
 
 def set_environment() -> None:

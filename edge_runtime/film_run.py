@@ -97,7 +97,7 @@ def load_bundle(
     with ExitStack() as open_ones:
         with ThreadPoolExecutor(1, thread_name_prefix="load") as loader:
             opening = loader.submit(
-                _open_all, row, bundle, artifacts, threads, settings.engines, open_ones
+                _open_all, row, bundle, artifacts, threads, engines_folder(settings), open_ones
             )
             # OpenCV and the pipeline load while the backends read their models.
             from edge_runtime.attribute_head import AttributeHead
@@ -127,6 +127,51 @@ def load_bundle(
             template,
             None if detector_only else _domain_scorer(bundle),
         )
+
+
+def engines_folder(settings: Settings) -> Path | None:
+    """Where engines of these settings lie: as set, else under the device's root.
+
+    Returns:
+        None for the user's cache.
+    """
+    if settings.engines is not None or settings.device_root is None:
+        return settings.engines
+    from edge_runtime.device.slots import DeviceRoot
+
+    return DeviceRoot(settings.device_root).engines
+
+
+def bundle_to_run(given: Path | None, settings: Settings, *, say: Callable[[str], None]) -> Bundle:
+    """The bundle a person names, the device's active one, or the shipped one, in this order.
+
+    Where keys are trusted, by a setting or by a device's root, the bundle must be signed.
+
+    Args:
+        given: a file or folder, or None.
+        settings: device root and trusted keys.
+        say: takes what a person must know, as when another slot than the active one starts.
+
+    Raises:
+        BundleError: it does not verify, or no slot can start.
+        SettingsError: the folder of trusted keys is none.
+    """
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+
+    root = settings.device_root
+    if given is None and root is not None:
+        from edge_runtime.device.slots import active_bundle
+
+        return active_bundle(root, say=say)
+    keys = settings.trusted_keys or (None if root is None else root / "keys")
+    if keys is None:
+        return open_bundle(given or shipped_bundle_path())
+    from datetime import datetime, timezone
+
+    from edge_runtime.signature import load_trusted_keys
+
+    trust = load_trusted_keys(keys, at=datetime.now(timezone.utc))
+    return open_bundle(given or shipped_bundle_path(), trust=trust)
 
 
 def _domain_scorer(bundle: Bundle) -> DomainScorer | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -118,12 +119,14 @@ class GoldenResult:
         return [f"self-test on {self.ran_on} ({kind})", *verdicts]
 
 
-def run_golden(bundle: Bundle, row: BackendRow) -> GoldenResult:
+def run_golden(bundle: Bundle, row: BackendRow, *, engines: Path | None = None) -> GoldenResult:
     """Runs a bundle's golden fields on a backend and compares.
 
     Args:
         bundle: verified.
         row: the backend; decides which artifacts run.
+        engines: folder of built engines, for the backends that run those; None means the
+            user's cache.
 
     Raises:
         BundleError: the bundle has no golden data for the row's runtime family, or they are
@@ -145,7 +148,7 @@ def run_golden(bundle: Bundle, row: BackendRow) -> GoldenResult:
             "`leukoscope bundle create`, or choose another --backend"
         )
     frames = golden_frames(bundle)
-    with load_bundle(bundle, Settings(threads=_THREADS), row=row) as loaded:
+    with load_bundle(bundle, Settings(threads=_THREADS, engines=engines), row=row) as loaded:
         found = look_at(loaded, frames)
         score = loaded.detector.score
     same = _runtime_of(found) == _runtime_of(kept) and found.artifacts == kept.artifacts

@@ -39,7 +39,9 @@ class Settings(BaseModel):
         description="int8, float16 or float32, where the bundle has it; unset: its first artifact",
     )
     engines: Path | None = Field(
-        default=None, description="folder of built TensorRT engines; unset: the user's cache"
+        default=None,
+        description="folder of built TensorRT engines; unset: that of the device root, or the "
+        "user's cache",
     )
     threads: int = Field(
         default=0, ge=0, le=256, description="processor threads for inference; 0: one per core"

@@ -158,12 +158,22 @@ def backend_row(name: str) -> BackendRow:
     Raises:
         BackendError: unknown name, or the backend does not work here.
     """
+    row = row_named(name)
+    reason = import_module(row.module).unsupported_reason()
+    if reason is not None:
+        raise BackendError(f"backend {name}: {reason}")
+    return row
+
+
+def row_named(name: str) -> BackendRow:
+    """The row of a backend, whether it works here or not.
+
+    Raises:
+        BackendError: unknown name.
+    """
     wanted = BACKENDS[0].name if name == AUTO else name
     for row in BACKENDS:
         if row.name == wanted:
-            reason = import_module(row.module).unsupported_reason()
-            if reason is not None:
-                raise BackendError(f"backend {name}: {reason}")
             return row
     known = ", ".join([AUTO, *(row.name for row in BACKENDS)])
     raise BackendError(f"backend {name!r}: unknown; choose one of {known}")

@@ -116,7 +116,8 @@ def open_engine(
         raise BackendError(
             f"backend {flavour.name}: no engine of this model for {device.name} (compute "
             f"capability {device.compute_capability}) with {flavour.name} {api.__version__} in "
-            f"{cache.folder}{there}; run leukoscope engine build with this bundle"
+            f"{cache.folder}{there}; run leukoscope engine build with this bundle (for a bundle "
+            "that is installed here, leukoscope device build-engines)"
         )
     return TensorRtBackend(api, flavour, device, cache.load(record), streams=threads)
 

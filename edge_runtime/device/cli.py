@@ -149,18 +149,28 @@ def _print_keys(keys: TrustedKeys) -> None:
 
 
 def _device(root: Path | None, backend: str | None, settings_file: Path | None) -> Device:
+    return device_of(_settings(root, backend, settings_file))
+
+
+def device_of(settings: Settings) -> Device:
+    """The device of these settings, on the real disk; engines and self-test use one folder.
+
+    Raises:
+        SettingsError: the settings name no root.
+    """
     from edge_runtime.device.files import DiskFiles
     from edge_runtime.device.install import Device
     from edge_runtime.device.steps import engines_for, self_test_on
+    from edge_runtime.film_run import engines_folder
 
-    settings = _settings(root, backend, settings_file)
     return Device(
         root=_root(settings),
         files=DiskFiles(),
         clock=_now,
         engines=engines_for(settings.backend, typer.echo),
-        self_test=self_test_on(settings.backend),
+        self_test=self_test_on(settings.backend, engines_folder(settings)),
         say=typer.echo,
+        engines_folder=settings.engines,
     )
 
 

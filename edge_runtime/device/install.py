@@ -63,6 +63,7 @@ class Device:
         engines: builds engines.
         self_test: runs a bundle's golden data.
         say: takes lines for the person at the device.
+        engines_folder: where engines are kept; None means under the root.
     """
 
     root: DeviceRoot
@@ -71,6 +72,7 @@ class Device:
     engines: EngineStep
     self_test: SelfTest
     say: Callable[[str], None]
+    engines_folder: Path | None = None
 
     @property
     def audit(self) -> AuditLog:
@@ -138,7 +140,7 @@ def _install(device: Device, source: Path, trust: TrustedKeys, allow_downgrade: 
     _stage(device, bundle, slot, trust)
     try:
         device.say(f"{bundle.id}, signed by {', '.join(bundle.signed_by)}: copied to slot {slot}")
-        lines = list(device.engines(bundle, device.root.engines))
+        lines = list(device.engines(bundle, device.engines_folder or device.root.engines))
         result = device.self_test(bundle)
         for line in (*lines, *result.lines()):
             device.say(line)
@@ -223,7 +225,7 @@ def build_engines(device: Device) -> GoldenResult:
                 f"device {device.root.path}: no installed bundle can start; install one with "
                 "`leukoscope device install`"
             )
-        lines = list(device.engines(view.bundle, device.root.engines))
+        lines = list(device.engines(view.bundle, device.engines_folder or device.root.engines))
         result = device.self_test(view.bundle)
         for line in (*lines, *result.lines()):
             device.say(line)

@@ -7,7 +7,13 @@ at what was built needs none.
 from __future__ import annotations
 
 from edge_runtime.engines.cache import EngineCache, EngineRecord, default_folder
-from edge_runtime.engines.for_bundle import BuiltEngine, build_engine, build_for_bundle
+from edge_runtime.engines.for_bundle import (
+    BuiltEngine,
+    build_engine,
+    build_for_bundle,
+    engine_target,
+)
+from edge_runtime.engines.tensorrt_api import flavour_named
 
 __all__ = [
     "BuiltEngine",
@@ -16,4 +22,6 @@ __all__ = [
     "build_engine",
     "build_for_bundle",
     "default_folder",
+    "engine_target",
+    "flavour_named",
 ]

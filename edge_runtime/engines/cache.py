@@ -33,7 +33,7 @@ FOLDER_VARIABLE = "LEUKOSCOPE_ENGINES"
 # What chooses the folder on the command line.
 _FLAG = "--engines"
 # What distinguishes a Jetson's libraries from a server's of the same processor.
-_TEGRA_MARK = Path("/etc/nv_tegra_release")
+_TEGRA_MARK = Path("etc/nv_tegra_release")
 
 
 class EngineRecord(BaseModel):
@@ -97,10 +97,15 @@ class EngineIdentity:
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def platform_here() -> str:
-    """Such as ``linux-x86_64`` or ``linux-aarch64-tegra``."""
-    tegra = "-tegra" if _TEGRA_MARK.exists() else ""
-    return f"{sys.platform}-{machine_platform.machine()}{tegra}"
+def platform_here(root: Path = Path("/"), processor: str | None = None) -> str:
+    """Such as ``linux-x86_64`` or ``linux-aarch64-tegra``.
+
+    Args:
+        root: of the file system.
+        processor: None means the one that runs this.
+    """
+    tegra = "-tegra" if (root / _TEGRA_MARK).exists() else ""
+    return f"{sys.platform}-{processor or machine_platform.machine()}{tegra}"
 
 
 def default_folder(environment: Mapping[str, str] | None = None) -> Path:
