@@ -303,7 +303,7 @@ def measure_mosaic(
         "how": {
             "truth": "finds are the boxes of the virtual film, of cells shown by half or more",
             "detector": "finds are those of the bundle's detector",
-            "fields_lost": "without a place in the end; loss_told counts those without one at first",
+            "fields_lost": "without a place in the end; loss_told: without one at first",
             "doubles": "cells of the mosaic beyond the first for the same cell of the film",
             "missed": "cells that some field's finds had and that are no cell of the mosaic",
             "error": "from the place that the first field of the fragment gives",
