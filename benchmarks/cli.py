@@ -194,6 +194,48 @@ def virtual(
 
 
 @app.command()
+def mosaic(
+    frames: Annotated[int, typer.Option(min=20, help="fields along the hand's path")] = 500,
+    detector: Annotated[
+        bool, typer.Option(help="a second time, with the bundle's detector")
+    ] = True,
+    threads: ThreadsOption = 2,
+    bundle: BundleOption = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "mosaic.json",
+    picture: Annotated[
+        Path | None, typer.Option("--map", help="also draw the film's cells, SVG")
+    ] = None,
+) -> None:
+    """Measure how a hand-moved film is put together: each cell once, and where."""
+    from benchmarks.machine import machine_facts, require_writable, write_result
+    from benchmarks.mosaic import measure_mosaic
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+    from edge_runtime.film_run import load_bundle
+    from edge_runtime.settings import load_settings
+
+    for place in (out, picture):
+        if place is not None:
+            require_writable(place)
+    facts = machine_facts(datetime.now(timezone.utc))
+    if not detector:
+        result = measure_mosaic(frames=frames, picture=picture, progress=_say)
+    else:
+        opened = open_bundle(bundle or shipped_bundle_path())
+        settings = load_settings(environment={}, flags={"threads": threads})
+        with load_bundle(opened, settings, detector_only=True) as loaded:
+            result = measure_mosaic(
+                frames=frames,
+                find=lambda frame: loaded.detector.examine(frame).detections,
+                picture=picture,
+                progress=_say,
+            )
+        result = {"bundle": opened.id, "backend": loaded.record.model_dump(), **result}
+    write_result(out, "each cell once on a hand-moved virtual film", facts, result)
+    _print_targets(result["targets"], "measured")
+    typer.echo(f"written to {out}")
+
+
+@app.command()
 def folds(
     recipe: Annotated[str, typer.Option(help="recipe")] = "wbc-detector-short",
     data: Annotated[Path | None, typer.Option(help="data root [default: the recipe's]")] = None,

@@ -1,14 +1,14 @@
 """The virtual microscope as a camera: fields of a rendered film, with their truth.
 
-Owns the source's spelling and the path over the film. Does not own the film nor the optics
-(``edge_runtime.virtual_film``).
+Owns the source's spelling and the order of fields. Does not own the film, the optics nor a hand's
+way over the film (``edge_runtime.virtual_film``).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 import numpy as np
@@ -23,16 +23,19 @@ from edge_runtime.virtual_film import (
     Optics,
     VirtualFilm,
     WindowCell,
+    hand_path,
     truth_in_window,
 )
 
 DEFAULT_PROFILE = "hcm_100x_c2"
 DEFAULT_SEED = 7
 DEFAULT_FRAMES = 40
+HAND = "hand"
+_SPELLING = "virtual[:profile[:seed[:hand]]]"
 
 
 class VirtualCamera:
-    """Scans a virtual film line by line, to and fro, as a person does.
+    """Scans a virtual film line by line, to and fro, or along a path that is given.
 
     The same film, profile and number of fields give the same pixels, in whatever order and
     however often frames are asked for.
@@ -48,13 +51,23 @@ class VirtualCamera:
         profile: OpticalProfile,
         frames: int = DEFAULT_FRAMES,
         *,
+        centres_um: Sequence[tuple[float, float]] | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        """Nothing is rendered yet.
+
+        Args:
+            film: rendered.
+            profile: the microscope and camera.
+            frames: how many fields, spread over the film.
+            centres_um: the middle of every field in film µm, instead of ``frames``.
+            clock: monotonic, in ns.
+        """
         self.film = film
         self.profile = profile
         self._optics = Optics(profile)
         self._clock = clock
-        self._centres = _scan(film, profile, frames)
+        self._centres = _scan(film, profile, frames) if centres_um is None else tuple(centres_um)
 
     @property
     def frame_count(self) -> int | None:
@@ -128,22 +141,23 @@ def _scan(
     return tuple(centres)
 
 
-def _parse(source: str) -> tuple[OpticalProfile, int]:
-    """Profile and seed from ``virtual[:profile[:seed]]``."""
+def _parse(source: str) -> tuple[OpticalProfile, int, bool]:
+    """Profile, seed and whether a hand moves the stage."""
     scheme, *words = source.split(":")
-    if scheme != "virtual" or len(words) > 2:
-        raise CameraError(f"source {source!r}: write virtual[:profile[:seed]]")
+    if scheme != "virtual" or len(words) > 3 or (len(words) == 3 and words[2] != HAND):
+        raise CameraError(f"source {source!r}: write {_SPELLING}")
     name = words[0] if words and words[0] else DEFAULT_PROFILE
     profile = PROFILES.get(name)
     if profile is None:
         raise CameraError(
             f"source {source!r}: no optical profile {name!r}; known: {', '.join(PROFILES)}"
         )
-    if len(words) < 2:
-        return profile, DEFAULT_SEED
+    by_hand = len(words) == 3
+    if len(words) < 2 or (by_hand and not words[1]):
+        return profile, DEFAULT_SEED, by_hand
     if not (words[1].isascii() and words[1].isdigit()):
         raise CameraError(f"source {source!r}: seed {words[1]!r} is not a whole number from 0 up")
-    return profile, int(words[1])
+    return profile, int(words[1]), by_hand
 
 
 def open_camera(
@@ -153,16 +167,25 @@ def open_camera(
     spec: FilmSpec | None = None,
     clock: Callable[[], int] = time.monotonic_ns,
 ) -> VirtualCamera:
-    """The camera for ``virtual``, ``virtual:profile`` or ``virtual:profile:seed``.
+    """The camera for ``virtual``, ``virtual:profile``, with ``:seed`` and with ``:hand``.
 
-    Renders the whole film first, which takes seconds. ``limit`` replaces the default
-    number of fields; ``spec`` asks for another film than the default.
+    With ``hand`` the fields overlap, as under a stage moved by hand, and the stage is knocked
+    once in about 150 fields. Renders the whole film first, which takes seconds. ``limit``
+    replaces the default number of fields; ``spec`` asks for another film than the default.
 
     Raises:
-        CameraError: unknown profile, malformed seed or source, or ``limit`` below 1.
+        CameraError: unknown profile, malformed seed or source, ``limit`` below 1, or a film too
+            small to be moved under a field of the profile.
     """
-    profile, seed = _parse(source)
+    profile, seed, by_hand = _parse(source)
     if limit is not None and limit < 1:
         raise CameraError(f"source {source!r}: limit {limit} leaves no field; give 1 or more")
     frames = DEFAULT_FRAMES if limit is None else limit
-    return VirtualCamera(VirtualFilm.build(seed, spec), profile, frames, clock=clock)
+    film = VirtualFilm.build(seed, spec)
+    if not by_hand:
+        return VirtualCamera(film, profile, frames, clock=clock)
+    try:
+        path = hand_path(film.size_um, profile.field_um, frames, seed, jumps=frames // 150)
+    except ValueError as error:
+        raise CameraError(f"source {source!r}: {error}; take a 100x profile") from error
+    return VirtualCamera(film, profile, centres_um=[step.centre_um for step in path], clock=clock)

@@ -6,6 +6,7 @@ OpenCV.
 """
 
 from edge_runtime.virtual_film.film import FilmCell, VirtualFilm
+from edge_runtime.virtual_film.hand_path import HandStep, hand_path
 from edge_runtime.virtual_film.optics import Optics, WindowCell, truth_in_window
 from edge_runtime.virtual_film.profiles import PROFILES, OpticalProfile
 from edge_runtime.virtual_film.recipe import ARTEFACT_CLASSES, WHITE_CELL_CLASSES, FilmSpec
@@ -17,11 +18,13 @@ __all__ = [
     "WHITE_CELL_CLASSES",
     "FilmCell",
     "FilmSpec",
+    "HandStep",
     "OpticalProfile",
     "Optics",
     "Stain",
     "VirtualFilm",
     "WindowCell",
     "draw_stain",
+    "hand_path",
     "truth_in_window",
 ]

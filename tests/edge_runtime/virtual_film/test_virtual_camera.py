@@ -11,7 +11,7 @@ from edge_runtime.cameras import open_camera as open_any_camera
 from edge_runtime.cameras.virtual import DEFAULT_FRAMES, VirtualCamera, open_camera
 from edge_runtime.errors import CameraError
 from edge_runtime.types import Frame
-from edge_runtime.virtual_film import PROFILES, FilmSpec, VirtualFilm
+from edge_runtime.virtual_film import PROFILES, FilmSpec, VirtualFilm, hand_path
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,8 @@ def test_sources_are_understood(source: str, profile: str, seed: int) -> None:
         ("virtual:hcm_10x", None, "lcm_100x_c2"),
         ("virtual:phone:x", None, "seed 'x'"),
         ("virtual:phone:-1", None, "seed '-1'"),
-        ("virtual:phone:1:2", None, r"virtual\[:profile\[:seed\]\]"),
+        ("virtual:phone:1:2", None, r"virtual\[:profile\[:seed\[:hand\]\]\]"),
+        ("virtual:phone:1:hand:2", None, r"virtual\[:profile\[:seed\[:hand\]\]\]"),
         ("virtual:phone", 0, "limit 0"),
     ],
 )
@@ -106,6 +107,17 @@ def test_bad_sources_are_refused(source: str, limit: int | None, words: str) -> 
         open_any_camera(source, limit=limit)
     assert source in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_hand_moves_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    film = VirtualFilm.build(7, FilmSpec(size_um=(300.0, 180.0), pixel_size_um=0.5))
+    monkeypatch.setattr(VirtualFilm, "build", lambda seed, spec=None: film)
+    camera = open_camera("virtual:hcm_100x_c2::hand", limit=3)
+    path = hand_path(film.size_um, camera.profile.field_um, 3, 7)
+    assert [camera.centre_um(k) for k in range(3)] == [step.centre_um for step in path]
+    assert camera.frame_count == 3
+    with pytest.raises(CameraError, match="take a 100x profile"):
+        open_camera("virtual:hcm_40x_c2:3:hand")
 
 
 def test_the_camera_table_opens_it() -> None:

@@ -1,0 +1,225 @@
+"""The map of a film: where its cells lie, by class, on the part of the film that was seen.
+
+Owns the drawing, one SVG without scripts and styles, so that a page with a strict content policy
+can show it. Does not own where cells and fields lie (see ``mosaic``) nor how cells are named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from edge_runtime.film.film_cells import Box
+from edge_runtime.film.mosaic import FilmMosaic
+from edge_runtime.film_report import RESEARCH_USE
+
+# Okabe and Ito's colours, which colour-blind people tell apart, dark enough for a white ground.
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a6457f", "#56b4e9", "#b58900", "#333333")
+_SHAPES = ("circle", "square", "diamond", "triangle")
+_WIDTH, _MARGIN, _LINE = 900.0, 24.0, 22.0
+_GAP = 26.0  # between fragments
+_LEAST_RADIUS = 3.0
+_FIELD, _SEEN, _INK, _SOFT = "#e9e4f0", "#ffffff", "#1c1a22", "#57535f"
+
+
+@dataclass(frozen=True, slots=True)
+class MapCell:
+    """One cell to be drawn.
+
+    Attributes:
+        id: of the film's cell; the mark's id is ``cell-ID``, for a page to point at.
+        fragment: whose coordinates these are.
+        box_xyxy: frame pixels.
+        class_name: what it is counted as.
+    """
+
+    id: int
+    fragment: int
+    box_xyxy: Box
+    class_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class FilmMap:
+    """What a map shows.
+
+    Attributes:
+        cells: in any order.
+        views: fragment and corners of fields that together show all that was seen.
+        pixel_size_um: µm per frame pixel, for the scale; None when unknown.
+        lost_fields: fields that lie nobody knows where, to be said beside the map.
+    """
+
+    cells: tuple[MapCell, ...]
+    views: tuple[tuple[int, Box], ...]
+    pixel_size_um: float | None = None
+    lost_fields: int = 0
+
+
+def film_map(mosaic: FilmMosaic, class_names: Mapping[int, str], *, unnamed: str) -> FilmMap:
+    """The map of a mosaic.
+
+    Args:
+        mosaic: at any moment of the film.
+        class_names: by cell id.
+        unnamed: for cells without a name there.
+    """
+    state = mosaic.state()
+    return FilmMap(
+        tuple(
+            MapCell(cell.id, cell.fragment, cell.box_xyxy, class_names.get(cell.id, unnamed))
+            for cell in mosaic.cells
+        ),
+        tuple(mosaic.views()),
+        mosaic.pixel_size_um,
+        sum(state.lost.values()),
+    )
+
+
+def draw_map(film: FilmMap, *, order: Sequence[str] = ()) -> str:
+    """The map as an SVG document.
+
+    Args:
+        film: what to show.
+        order: classes in the order in which they get colours; others follow by name.
+    """
+    counts = Counter(cell.class_name for cell in film.cells)
+    names = [name for name in order if name in counts]
+    names += sorted(set(counts) - set(names))
+    looks = {name: at for at, name in enumerate(names)}
+    parts, height = _fragments(film, looks)
+    height += _LINE
+    legend, height = _legend(film, counts, names, height)
+    what = (
+        f"{len(film.cells):,} cells on {len(_by_fragment(film)) or 'no'} "
+        f"{'part' if len(_by_fragment(film)) == 1 else 'parts'} of the film"
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {height:.0f}" '
+        f'role="img" aria-label="Map of the film: {escape(what)}" '
+        f'font-family="system-ui, sans-serif" font-size="13">'
+        f"<title>Map of the film: {escape(what)}</title>"
+        f'<rect width="{_WIDTH:.0f}" height="{height:.0f}" fill="{_SEEN}"/>'
+        + "".join(parts)
+        + "".join(legend)
+        + "</svg>\n"
+    )
+
+
+def _by_fragment(film: FilmMap) -> dict[int, Box]:
+    """What was seen of each fragment, as one rectangle; the largest first."""
+    around: dict[int, Box] = {}
+    for fragment, box in film.views:
+        known = around.get(fragment, box)
+        around[fragment] = (
+            min(known[0], box[0]),
+            min(known[1], box[1]),
+            max(known[2], box[2]),
+            max(known[3], box[3]),
+        )
+    return dict(sorted(around.items(), key=lambda each: -_width(each[1]) * _height(each[1])))
+
+
+def _fragments(film: FilmMap, looks: Mapping[str, int]) -> tuple[list[str], float]:
+    """Every fragment below the last one, all to one scale."""
+    around = _by_fragment(film)
+    if not around:
+        return [_text(_MARGIN, _MARGIN + 13, "No field has a place yet.", _SOFT)], 2 * _MARGIN
+    scale = (_WIDTH - 2 * _MARGIN) / max(_width(box) for box in around.values())
+    parts: list[str] = []
+    top = _MARGIN
+    for number, (fragment, box) in enumerate(around.items()):
+        if number:
+            what = "Another part of the film; where it lies to the one above is not known."
+            parts.append(_text(_MARGIN, top + 13, what, _SOFT))
+            top += _LINE
+        left = _MARGIN - box[0] * scale
+        over = top - box[1] * scale
+        parts.append(f'<g transform="translate({left:.2f} {over:.2f})">')
+        # Fields first, in one colour without lines, so that they run together.
+        parts += [
+            f'<rect x="{x1 * scale:.2f}" y="{y1 * scale:.2f}" width="{(x2 - x1) * scale:.2f}" '
+            f'height="{(y2 - y1) * scale:.2f}" fill="{_FIELD}"/>'
+            for which, (x1, y1, x2, y2) in film.views
+            if which == fragment
+        ]
+        parts += [
+            _mark(cell, scale, looks[cell.class_name])
+            for cell in sorted(film.cells, key=lambda each: each.id)
+            if cell.fragment == fragment
+        ]
+        parts.append("</g>")
+        top += _height(box) * scale + _GAP
+    if film.pixel_size_um is not None:
+        parts += _scale_bar(scale / film.pixel_size_um, top)
+        top += _LINE
+    return parts, top
+
+
+def _mark(cell: MapCell, scale: float, look: int) -> str:
+    x1, y1, x2, y2 = (side * scale for side in cell.box_xyxy)
+    radius = max(_LEAST_RADIUS, math.sqrt(max(0.0, (x2 - x1) * (y2 - y1))) / 2)
+    title = f"<title>{escape(cell.class_name.replace('_', ' '))}, cell {cell.id}</title>"
+    return _shape((x1 + x2) / 2, (y1 + y2) / 2, radius, look, f' id="cell-{cell.id}"', title)
+
+
+def _shape(x: float, y: float, r: float, look: int, more: str = "", inside: str = "") -> str:
+    """A mark; classes beyond the colours take the next shape."""
+    colour = _COLOURS[look % len(_COLOURS)]
+    kind = _SHAPES[look // len(_COLOURS) % len(_SHAPES)]
+    paint = f'fill="{colour}" fill-opacity="0.85" stroke="#ffffff" stroke-width="0.8"{more}'
+    if kind == "circle":
+        return f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{r:.2f}" {paint}>{inside}</circle>'
+    corners = {
+        "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+        "diamond": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
+        "triangle": ((0, -1.2), (1.15, 0.9), (-1.15, 0.9)),
+    }[kind]
+    points = " ".join(f"{x + dx * r:.2f},{y + dy * r:.2f}" for dx, dy in corners)
+    return f'<polygon points="{points}" {paint}>{inside}</polygon>'
+
+
+def _scale_bar(px_per_um: float, top: float) -> list[str]:
+    """A bar of a round length, at most a fifth of the map."""
+    longest = _WIDTH / 5 / px_per_um
+    power = 10 ** math.floor(math.log10(longest))
+    length = next(step * power for step in (5, 2, 1) if step * power <= longest)
+    end, y = _MARGIN + length * px_per_um, top + 4
+    said = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    bar = f'<path d="M{_MARGIN:.2f} {y:.2f}H{end:.2f}" stroke="{_INK}" stroke-width="3"/>'
+    return [bar, _text(end + 8, y + 4, said, _INK)]
+
+
+def _legend(
+    film: FilmMap, counts: Mapping[str, int], names: Sequence[str], top: float
+) -> tuple[list[str], float]:
+    parts: list[str] = []
+    columns = 4
+    for at, name in enumerate(names):
+        x = _MARGIN + (at % columns) * (_WIDTH - 2 * _MARGIN) / columns
+        y = top + (at // columns) * _LINE
+        parts.append(_shape(x + 6, y - 4.5, 5.5, at))
+        parts.append(_text(x + 18, y, f"{name.replace('_', ' ')}: {counts[name]:,}", _INK))
+    top += math.ceil(len(names) / columns) * _LINE
+    if film.lost_fields:
+        fields = "field is" if film.lost_fields == 1 else "fields are"
+        what = f"{film.lost_fields:,} {fields} not on the map: their place is not known."
+        parts.append(_text(_MARGIN, top, what, "#7a3e00"))
+        top += _LINE
+    parts.append(_text(_MARGIN, top, RESEARCH_USE, _SOFT))
+    return parts, top + _LINE / 2
+
+
+def _text(x: float, y: float, words: str, colour: str) -> str:
+    return f'<text x="{x:.2f}" y="{y:.2f}" fill="{colour}">{escape(words)}</text>'
+
+
+def _width(box: Box) -> float:
+    return box[2] - box[0]
+
+
+def _height(box: Box) -> float:
+    return box[3] - box[1]
