@@ -34,6 +34,7 @@ COMMAND_GROUP = "leukoscope.commands"
 GROUPS = {
     "bundle": "edge_runtime.bundle_cli",
     "device": "edge_runtime.device.cli",
+    "setup": "edge_runtime.setup_cli",
 }
 EXIT_BAD_INPUT = 2
 

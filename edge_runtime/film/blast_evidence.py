@@ -43,6 +43,9 @@ _GROUPS = 48
 # The corrected share and its interval are read off so many points.
 _POINTS = 400
 _COARSEST_RATES = 12
+# Aimed at this much of the declared error: groups and values above are a grid, which makes
+# errors up to a fiftieth too small where recall was poorly measured.
+_AIM = 0.97
 # Log odds; less moves no bound.
 _TOLERANCE = 0.02
 _FARTHEST = 40.0
@@ -137,8 +140,8 @@ def stop_bounds(
         bound = n + 1 - (rising <= -limit).sum(axis=1, dtype=np.int64)
         return bound, chance_at_or_over(bound, at, first)
 
-    lower, missed = _raised(lower_at, start, error)
-    upper, false = _raised(upper_at, start, error)
+    lower, missed = _raised(lower_at, start, _AIM * error)
+    upper, false = _raised(upper_at, start, _AIM * error)
     return StopBounds(lower, upper, first, missed, false)
 
 

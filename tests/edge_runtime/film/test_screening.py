@@ -125,9 +125,9 @@ def test_it_abstains_where_it_cannot_know(options: dict[str, Any], why: str) -> 
 
 
 def test_impossible_counts_are_told(rule: ScreeningRule) -> None:
-    for counts in ({"named": 5, "cells": 4}, {"named": -1, "cells": 4}):
+    for named, cells in ((5, 4), (-1, 4)):
         with pytest.raises(ValueError, match="screening"):
-            rule.judge(**counts)
+            rule.judge(named=named, cells=cells)
 
 
 @pytest.mark.parametrize(
