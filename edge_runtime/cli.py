@@ -33,6 +33,7 @@ GROUPS = {
     "bundle": "edge_runtime.bundle_cli",
     "device": "edge_runtime.device.cli",
     "doctor": "edge_runtime.device.doctor.cli",
+    "setup": "edge_runtime.setup_cli",
 }
 EXIT_BAD_INPUT = 2
 

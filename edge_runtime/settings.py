@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
 
 from edge_runtime.errors import SettingsError
 from edge_runtime.manifest import Precision
@@ -65,6 +66,41 @@ class Settings(BaseModel):
     device_root: Path | None = Field(
         default=None, description="where `leukoscope device` keeps installed bundles"
     )
+    blast_threshold: float = Field(
+        default=0.2, gt=0, lt=1, description="share of blasts that screening asks about"
+    )
+    blast_confidence: float = Field(
+        default=0.95, gt=0.5, lt=1, description="1 less the chance of either of its errors"
+    )
+    blast_fewest_cells: int = Field(
+        default=100, ge=1, le=500, description="screening settles nothing before"
+    )
+    blast_most_cells: int = Field(
+        default=400, ge=1, le=500, description="screening asks for no more cells"
+    )
+    blast_figures: str | None = Field(
+        default=None,
+        description="the classifier's, as counted here: '188/200, 4/600' for 188 of 200 blasts "
+        "and 4 of 600 other cells named blasts; unset: the bundle's",
+    )
+
+    @field_validator("blast_figures")
+    @classmethod
+    def _counts(cls, value: str | None) -> str | None:
+        if value is not None:
+            from edge_runtime.film.confusion import parse_confusion
+
+            parse_confusion(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fewest_first(self) -> Self:
+        if self.blast_fewest_cells > self.blast_most_cells:
+            raise ValueError(
+                f"blast_fewest_cells {self.blast_fewest_cells} is above blast_most_cells "
+                f"{self.blast_most_cells}"
+            )
+        return self
 
 
 def load_settings(
@@ -100,6 +136,9 @@ def load_settings(
         return Settings.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            # Two settings that do not fit each other, each good by itself.
+            raise SettingsError(f"settings: {first['msg']}") from error
         key = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             known = ", ".join(Settings.model_fields)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from calibration.confidence import at_temperature
 from edge_runtime.bundle import AttributeHeadSpec, ClassifierSpec, ModelCard
+from edge_runtime.film.confusion import BLASTS, BLASTS_NAMED, OTHERS, OTHERS_NAMED
+from edge_runtime.types import Int64Array
 from export.cards import CardText, card_of
 from export.head_evaluation import AttributeAnswers, ClassAnswers
 from export.parity import GateRow
@@ -26,7 +29,7 @@ def class_figures(
     """A classifier's figures on test cells, per domain.
 
     Accuracy and F1 are of every cell's best class; ``named`` is the share of cells probable
-    enough to be named, ``accuracy of named`` is of those.
+    enough to be named, ``accuracy of named`` is of those. With blasts there are their counts too.
     """
     said = at_temperature(answers.probabilities[variant], spec.temperature)
     best = said.argmax(axis=1)
@@ -45,9 +48,36 @@ def class_figures(
                 "named": float(named[rows].mean()),
                 "accuracy of named": float(right.mean()) if len(right) else None,
                 **{f"F1 {each.name}": each.f1 for each in found.classes},
+                **_blast_counts(spec, answers.truth[rows], best[rows], named[rows]),
             }
         )
     return figures
+
+
+def _blast_counts(
+    spec: ClassifierSpec,
+    truth: Int64Array,
+    best: NDArray[np.int64],
+    named: NDArray[np.bool_],
+) -> dict[str, float]:
+    """What the stop rule on a device reads: counts, for a share alone does not say how sure.
+
+    Cells outside the differential are no white cells of it; a cell without a sure class was
+    not named a blast. Nothing for a classifier without blasts.
+    """
+    if not spec.blasts:
+        return {}
+    blasts = [spec.classes.index(name) for name in spec.blasts]
+    outside = [spec.classes.index(name) for name in spec.outside_differential]
+    blast = np.isin(truth, blasts)
+    other = ~blast & ~np.isin(truth, outside)
+    called = named & np.isin(best, blasts)
+    return {
+        BLASTS: int(blast.sum()),
+        BLASTS_NAMED: int((called & blast).sum()),
+        OTHERS: int(other.sum()),
+        OTHERS_NAMED: int((called & other).sum()),
+    }
 
 
 def attribute_figures(

@@ -123,13 +123,19 @@ def exact_interval(
     if not 0 < confidence < 1:
         raise ValueError(f"interval: confidence {confidence}; wanted between 0 and 1")
     tail = (1 - confidence) / 2
-    low = 0.0 if count == 0 else _beta_quantile(tail, count, total - count + 1)
-    high = 1.0 if count == total else _beta_quantile(1 - tail, count + 1, total - count)
+    low = 0.0 if count == 0 else beta_quantile(tail, count, total - count + 1)
+    high = 1.0 if count == total else beta_quantile(1 - tail, count + 1, total - count)
     return low, high
 
 
-def _beta_quantile(probability: float, a: int, b: int) -> float:
-    """Where the beta distribution's integral reaches ``probability``, by bisection."""
+def beta_quantile(probability: float, a: float, b: float) -> float:
+    """Where the beta distribution's integral reaches ``probability``, by bisection.
+
+    Args:
+        probability: between 0 and 1.
+        a: the distribution's first parameter, above 0; a whole or half number.
+        b: its second one.
+    """
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -162,7 +168,7 @@ def _beta_fraction(x: float, a: float, b: float) -> float:
     """The continued fraction of I_x(a, b), DLMF 8.17.22, from the top down.
 
     Raises:
-        ArithmeticError: no convergence, which whole numbers up to 10^8 do not show.
+        ArithmeticError: no convergence, which whole and half numbers up to 10^8 do not show.
     """
     # `upper` and `lower` are the quotients of successive numerators and denominators.
     upper, lower = 1.0, 1.0 / _apart(1.0 - (a + b) * x / (a + 1))

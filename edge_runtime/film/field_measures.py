@@ -1,0 +1,143 @@
+"""What tells a usable field from one that is not: blur, smear, light, stain, as numbers.
+
+Owns the measures. Does not own which values are good enough (see ``gate``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_runtime.scale import cell_size_from_red_cells
+from edge_runtime.types import UInt8Image
+
+Float32Image = NDArray[np.float32]
+
+# Larger pictures are shrunk: what is finer than a 960th of a field decides nothing, and a
+# 12-megapixel field would cost a tenth of a second.
+_LONGER_SIDE = 960
+# An edge that was blurred by b has, seen through a Gaussian s, a slope of 1/sqrt(b^2 + s^2);
+# two of them give b without knowing the edge's height (after Zhuo and Sim, Pattern Recognition
+# 44, 2011). The finer one is coarse enough to leave a cheap camera's noise behind.
+_FINE, _COARSE = 1.2, 2.4
+# The steepest edges are those of cells; the rest is grain and noise.
+_STEEPEST_PERCENT = 98.0
+_LARGEST_BLUR_PX = 20.0
+_CLIPPED = 253
+# Neighbouring pixels say the same after smoothing.
+_EVERY = 2
+# Light of clear film: brighter is dust and glare.
+_CLEAR_PERCENT = 97.0
+# Optical density by which the thinnest red cell stands out of clear film.
+_STAINED_DENSITY = 0.06
+_WHITE_CELL_UM = 13.0
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMeasures:
+    """One field.
+
+    Attributes:
+        blur_px: width (standard deviation) of its steepest edges in pixels of the frame.
+        blur_um: the same in µm; None when no size of a pixel is known.
+        smear: how much blurrier edges are along one direction than across it, from 1: high
+            when the film moved while the picture was taken.
+        light: level of clear film, 0..255, mean of the channels.
+        clipped: share of pixels whose green, which tells cells from clear film, is at its end.
+        stained: share of pixels that are darker than clear film.
+        contrast: grey levels between clear film and the darkest hundredth.
+        edge_slope: grey levels per pixel of the steepest edges: what noise alone has is low.
+    """
+
+    blur_px: float
+    blur_um: float | None
+    smear: float
+    light: float
+    clipped: float
+    stained: float
+    contrast: float
+    edge_slope: float
+
+
+def measure_field(
+    pixels: UInt8Image,
+    *,
+    pixel_size_um: float | None = None,
+    light: Float32Image | None = None,
+) -> FieldMeasures:
+    """The measures of RGB uint8 ``(H, W, 3)``.
+
+    Args:
+        pixels: the field.
+        pixel_size_um: µm per pixel; None: judged from red cells where there are enough.
+        light: the light of an empty field, float32 ``(h, w, 3)`` of any size, 1 where it is
+            brightest; stain is told from it. None: the field is taken for evenly lit.
+    """
+    height, width = pixels.shape[:2]
+    shrink = min(1.0, _LONGER_SIDE / max(height, width))
+    small = pixels
+    if shrink < 1:
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    # Haemoglobin and nuclei both absorb green.
+    green = np.asarray(small[:, :, 1], np.float32)
+    blur, smear, slope = _edges(green)
+    clipped = float((green >= _CLIPPED).mean())
+    if light is not None:
+        green = green / cv2.resize(light[:, :, 1], green.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    calm = np.asarray(cv2.GaussianBlur(green, (0, 0), 2.0), np.float32)[::_EVERY, ::_EVERY]
+    clear = float(np.percentile(calm, _CLEAR_PERCENT))
+    stained = float((calm < clear * 10**-_STAINED_DENSITY).mean())
+    if pixel_size_um is None:
+        cell = cell_size_from_red_cells(pixels)
+        if cell is not None:
+            pixel_size_um = _WHITE_CELL_UM / float(np.sqrt(cell.width * cell.height))
+    blur_px = blur / shrink
+    return FieldMeasures(
+        blur_px=blur_px,
+        blur_um=None if pixel_size_um is None else blur_px * pixel_size_um,
+        smear=smear,
+        light=float(np.percentile(small[::_EVERY, ::_EVERY].mean(axis=2), _CLEAR_PERCENT)),
+        clipped=clipped,
+        stained=stained,
+        contrast=clear - float(np.percentile(calm, 1)),
+        edge_slope=slope,
+    )
+
+
+def _edges(green: Float32Image) -> tuple[float, float, float]:
+    """Blur in pixels, smear, and slope of the steepest edges."""
+    fine_x, fine_y = _gradient(green, _FINE)
+    coarse_x, coarse_y = _gradient(green, _COARSE)
+    coarse = np.hypot(coarse_x, coarse_y)
+    steep = coarse >= np.percentile(coarse, _STEEPEST_PERCENT)
+    fine = np.hypot(fine_x, fine_y)[steep]
+    slope = float(np.median(coarse[steep]))
+    ratio = float(np.median(fine / np.maximum(coarse[steep], 1e-6)))
+    # Directions in which the film could have moved: edges across it keep their slope.
+    xx, yy = float((fine_x[steep] ** 2).mean()), float((fine_y[steep] ** 2).mean())
+    xy = float((fine_x[steep] * fine_y[steep]).mean())
+    spread = float(np.hypot(xx - yy, 2 * xy))
+    smear = float(np.sqrt((xx + yy + spread) / max(xx + yy - spread, 1e-9)))
+    return _blur_of(ratio), smear, slope
+
+
+def _blur_of(ratio: float) -> float:
+    """The blur at which the slope grows by ``ratio`` from the coarse to the fine Gaussian."""
+    square = ratio * ratio
+    if square <= 1:
+        return _LARGEST_BLUR_PX
+    inside = (_COARSE**2 - square * _FINE**2) / (square - 1)
+    return float(min(_LARGEST_BLUR_PX, np.sqrt(max(0.0, inside))))
+
+
+def _gradient(green: Float32Image, sigma: float) -> tuple[Float32Image, Float32Image]:
+    smooth = cv2.GaussianBlur(green, (0, 0), sigma)
+    across, down = (
+        cv2.Scharr(smooth, cv2.CV_32F, *axis, scale=1 / 32) for axis in ((1, 0), (0, 1))
+    )
+    each = np.s_[::_EVERY, ::_EVERY]
+    return np.asarray(across, np.float32)[each], np.asarray(down, np.float32)[each]

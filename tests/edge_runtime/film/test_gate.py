@@ -1,0 +1,168 @@
+"""The field gate: each fault is refused by its name, and good fields pass."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from edge_runtime.cameras.virtual import VirtualCamera
+from edge_runtime.film.camera_profile import CameraProfile, GateLimits
+from edge_runtime.film.camera_setup import light_of
+from edge_runtime.film.field_measures import measure_field
+from edge_runtime.film.gate import FieldGate
+from edge_runtime.types import Frame, UInt8Image
+from edge_runtime.virtual_film import PROFILES, FilmSpec, OpticalProfile, VirtualFilm
+
+# A quarter of the pixels: the measures shrink larger pictures to this anyhow.
+PROFILE = replace(PROFILES["hcm_100x_c2"], resolution=(960, 540), pixel_size_um=0.15)
+
+
+@pytest.fixture(scope="module")
+def film() -> VirtualFilm:
+    return VirtualFilm.build(6, FilmSpec(size_um=(160.0, 100.0), red_cell_coverage=0.35))
+
+
+def field(film: VirtualFilm, profile: OpticalProfile = PROFILE, index: int = 0) -> UInt8Image:
+    return VirtualCamera(film, profile, 4).frame(index).pixels
+
+
+def frame(pixels: UInt8Image, *, at_ms: int = 0, size: float | None = 0.15) -> Frame:
+    return Frame(0, at_ms * 1_000_000, pixels, "field", size)
+
+
+def refusal(pixels: UInt8Image, gate: FieldGate | None = None) -> str | None:
+    return (gate or FieldGate()).judge(frame(pixels)).refusal
+
+
+def test_good_fields_pass_and_say_nothing(film: VirtualFilm) -> None:
+    for index in range(4):
+        verdict = FieldGate().judge(frame(field(film, index=index)))
+        assert verdict.good
+        assert (verdict.refusal, verdict.reason) == (None, None)
+
+
+@pytest.mark.parametrize("blur_px", [1.5, 3.0, 5.0])
+def test_blur_of_edges_is_measured(blur_px: float) -> None:
+    discs = np.full((540, 960, 3), 225, np.uint8)
+    for x in range(50, 940, 70):
+        for y in range(50, 500, 70):
+            cv2.circle(discs, (x, y), 24, (140, 140, 140), -1, cv2.LINE_AA)
+    soft = np.asarray(cv2.GaussianBlur(discs, (0, 0), blur_px), np.uint8)
+    noise = np.random.default_rng(3).normal(0, 3, soft.shape)
+    noisy = np.clip(soft + noise, 0, 255).astype(np.uint8)
+    for pixels in (soft, noisy):
+        measured = measure_field(pixels, pixel_size_um=0.2)
+        assert measured.blur_px == pytest.approx(blur_px, rel=0.2)
+        assert measured.blur_um == pytest.approx(0.2 * measured.blur_px)
+
+
+def test_defocus_of_a_film_is_measured_within_a_factor(film: VirtualFilm) -> None:
+    """Drawn cells have soft and thin parts, which are no clean edges."""
+    for blur_um in (0.3, 0.5, 0.8):
+        soft = replace(PROFILE, blur_sigma_um=blur_um, focus_spread=0.0)
+        measured = measure_field(field(film, soft), pixel_size_um=0.15).blur_um
+        assert measured is not None
+        assert 1.0 <= measured / blur_um <= 1.65
+
+
+def test_blur_does_not_depend_on_contrast(film: VirtualFilm) -> None:
+    sharp = field(film)
+    pale = (220 - (220 - sharp.astype(np.float32)) * 0.5).astype(np.uint8)
+    one, other = (measure_field(each, pixel_size_um=0.15).blur_px for each in (sharp, pale))
+    assert other == pytest.approx(one, rel=0.15)
+
+
+def test_a_defocused_field_is_refused_with_number_and_advice(film: VirtualFilm) -> None:
+    soft = replace(PROFILE, blur_sigma_um=1.4, focus_spread=0.0)
+    verdict = FieldGate().judge(frame(field(film, soft)))
+    assert verdict.refusal == "out of focus"
+    assert verdict.reason is not None
+    assert verdict.reason.endswith("µm, at most 1.00): turn the fine focus")
+
+
+def test_without_a_scale_blur_is_judged_by_the_field(film: VirtualFilm) -> None:
+    pixels = cv2.GaussianBlur(field(film), (0, 0), 14)
+    verdict = FieldGate().judge(frame(np.asarray(pixels, np.uint8), size=None))
+    if verdict.measures.blur_um is None:
+        assert verdict.reason is not None
+        assert "pixels, at most 9.6" in verdict.reason
+    assert verdict.refusal == "out of focus"
+
+
+def test_smear_is_told_from_blur(film: VirtualFilm) -> None:
+    kernel = np.full((1, 31), 1 / 31, np.float32)
+    moved = np.asarray(cv2.filter2D(field(film), -1, kernel), np.uint8)
+    turned = np.asarray(cv2.filter2D(field(film), -1, kernel.T), np.uint8)
+    assert refusal(moved) == refusal(turned) == "in motion"
+
+
+@pytest.mark.parametrize(("gain", "wanted"), [(0.3, "too dark"), (1.7, "too bright")])
+def test_exposure(film: VirtualFilm, gain: float, wanted: str) -> None:
+    assert refusal(np.clip(field(film) * gain, 0, 255).astype(np.uint8)) == wanted
+
+
+def test_clear_glass_is_empty_with_and_without_noise() -> None:
+    glass = np.full((540, 960, 3), (225, 220, 215), np.uint8)
+    noise = np.random.default_rng(4).normal(0, 4, glass.shape)
+    assert refusal(glass) == "empty field"
+    assert refusal(np.clip(glass + noise, 0, 255).astype(np.uint8)) == "empty field"
+
+
+def test_layers_over_layers_are_too_thick(film: VirtualFilm) -> None:
+    light = np.ones((540, 960, 3))
+    for index in range(4):
+        light *= field(film, index=index)[:: 1 if index % 2 else -1] / 235.0
+    deep = np.clip(np.minimum(light, 1) * 235, 0, 255).astype(np.uint8)
+    assert FieldGate(profile(stained_most=0.7)).judge(frame(deep)).refusal == "too thick"
+
+
+def profile(**limits: float) -> CameraProfile:
+    return CameraProfile(
+        name="test",
+        source="virtual",
+        made_at="2026-01-02T03:04:05+00:00",
+        width=960,
+        height=540,
+        pixel_size_um=0.15,
+        limits=GateLimits().model_copy(update=limits),
+    )
+
+
+def test_uneven_light_is_not_taken_for_stain() -> None:
+    fall = np.linspace(0.4, 1.0, 960)[None, :, None]
+    glass = (np.full((540, 960, 3), 220.0) * fall).astype(np.uint8)
+    light = np.array(light_of(glass), np.float32)
+    flat = measure_field(glass, pixel_size_um=0.15, light=light)
+    assert flat.stained < 0.02 < 0.5 < measure_field(glass, pixel_size_um=0.15).stained
+
+
+def test_a_live_camera_sees_the_stage_move(film: VirtualFilm) -> None:
+    wide = np.tile(field(film), (1, 2, 1))
+    gate = FieldGate(live=True)
+    assert gate.judge(frame(wide[:, :960])).shift_share is None
+    still = gate.judge(frame(wide[:, 1:961], at_ms=33))
+    assert still.good
+    moved = gate.judge(frame(wide[:, 60:1020], at_ms=66))
+    assert moved.refusal == "in motion"
+    assert moved.shift_share == pytest.approx(59 / 960, abs=0.01)
+    assert moved.reason is not None
+    assert moved.reason.startswith("in motion (moved 6.")
+
+
+def test_another_scene_within_a_moment_is_motion_and_after_a_pause_none(
+    film: VirtualFilm,
+) -> None:
+    gate = FieldGate(live=True)
+    one, other = field(film, index=0), field(film, index=3)[::-1]
+    gate.judge(frame(one))
+    assert gate.judge(frame(np.ascontiguousarray(other), at_ms=40)).refusal == "in motion"
+    assert gate.judge(frame(one, at_ms=5000)).good
+
+
+def test_pictures_of_a_folder_do_not_move(film: VirtualFilm) -> None:
+    gate = FieldGate()
+    for index in (0, 3):
+        assert gate.judge(frame(field(film, index=index), at_ms=index)).shift_share is None
