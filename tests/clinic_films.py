@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -88,11 +88,18 @@ class Disk:
         return self.bytes
 
 
-def field_of(index: int, classes: tuple[str, ...] = ("neutrophil",), name: str = "") -> FieldResult:
-    """A field of up to six cells, each picture unlike every other."""
-    rng = np.random.default_rng(index)
+def field_of(
+    index: int,
+    classes: tuple[str, ...] = ("neutrophil",),
+    *,
+    name: str = "",
+    seed: int | None = None,
+) -> FieldResult:
+    """A field of up to six cells; the picture of each seed is unlike every other."""
+    seed = index if seed is None else seed
+    rng = np.random.default_rng(seed)
     places = [(30.0 + 60 * (n % 3), 40.0 + 70 * (n // 3), 28.0) for n in range(len(classes))]
-    pixels = paint_field(WIDTH, HEIGHT, places, seed=index)
+    pixels = paint_field(WIDTH, HEIGHT, places, seed=seed)
     # Coarse stains, so that no two fields are near-copies.
     for _ in range(12):
         x, y = int(rng.integers(0, WIDTH - 30)), int(rng.integers(0, HEIGHT - 30))
@@ -124,7 +131,7 @@ def field_of(index: int, classes: tuple[str, ...] = ("neutrophil",), name: str =
 
 def keep_film(
     store: ClinicStore,
-    fields: list[FieldResult | SkippedFrame],
+    fields: Sequence[FieldResult | SkippedFrame],
     *,
     film: NewFilm | None = None,
     by: User | None = None,
@@ -147,14 +154,13 @@ def bare_report(setup: FilmSetup = SETUP, at: datetime | None = None) -> FilmRep
     return FilmRecord(setup).report("complete", at or Clock().at, 1.0)
 
 
-@dataclass
+@dataclass(frozen=True)
 class People:
     """One user of each role."""
 
     admin: User
     reviewer: User
     operator: User
-    others: dict[str, User] = field(default_factory=dict)
 
 
 def hire(store: ClinicStore) -> People:
@@ -165,6 +171,3 @@ def hire(store: ClinicStore) -> People:
         store.users.add("Rosa Reviewer", "reviewer", PASSWORD, admin),
         store.users.add("Otto Operator", "operator", PIN, admin),
     )
-
-
-OpenStore = Callable[..., ClinicStore]

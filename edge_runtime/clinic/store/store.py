@@ -27,6 +27,7 @@ from edge_runtime.clinic.store.pictures import Pictures, free_bytes
 from edge_runtime.clinic.store.records import stamp
 from edge_runtime.clinic.store.retention import Retention
 from edge_runtime.clinic.store.review import Review
+from edge_runtime.clinic.store.roles import require
 from edge_runtime.clinic.store.tables import films, identity
 from edge_runtime.clinic.store.trail import Trail, record
 from edge_runtime.clinic.store.users import User, Users
@@ -75,8 +76,14 @@ class ClinicStore:
         self.pictures.require_room(self.settings.current().minimum_free_mb * 1_000_000)
 
     def note_export(self, film: int, by: User | None, what: str) -> None:
-        """Writes into the trail that a film left the device, and in which form."""
+        """Writes into the trail that a film left the device, and in which form.
+
+        Raises:
+            AccessError: ``by`` may not export any more.
+        """
         with self.database.writing() as connection:
+            if by is not None:
+                require(self.users.in_transaction(connection, by), "export")
             actor = None if by is None else by.id
             record(connection, self.now(), actor, "exported", film=film, after={"form": what})
 

@@ -62,9 +62,7 @@ def test_names_are_told_apart_as_people_read_them(store: ClinicStore, people: Pe
     "secret",
     ["12345", "123456", "654321", "000000", "1234567890123", "short", "p" * 201, ""],
 )
-def test_secrets_that_fall_at_the_first_guess_are_refused(
-    store: ClinicStore, secret: str
-) -> None:
+def test_secrets_that_fall_at_the_first_guess_are_refused(store: ClinicStore, secret: str) -> None:
     with pytest.raises(RecordError, match="PIN"):
         store.users.add("Ada", "admin", secret, None)
 
@@ -170,11 +168,7 @@ def test_nobody_changes_another_or_their_own_role_without_the_right(
 
 def test_the_table_of_rights() -> None:
     """Written out by hand: a right that slips to a role must be meant."""
-    allowed = {
-        (role, right)
-        for role, right in product(ROLES, get_args(Right))
-        if may(role, right)
-    }
+    allowed = {(role, right) for role, right in product(ROLES, get_args(Right)) if may(role, right)}
     expected: set[tuple[Role, Right]] = {
         ("operator", "examine"),
         ("operator", "correct"),
