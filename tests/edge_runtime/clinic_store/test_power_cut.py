@@ -84,7 +84,8 @@ class Writers:
         word, _, pid = self._read().partition(" ")
         assert word == "pid"
         lines: list[str] = []
-        while len(lines) < rng.randrange(6):
+        wanted = rng.randrange(6)
+        while len(lines) < wanted:
             lines.append(self._read())
         time.sleep(rng.uniform(0, 0.05))
         os.kill(int(pid), signal.SIGKILL)
