@@ -68,6 +68,6 @@ $(VENV)/.installed: $(INSTALL_INPUTS)
 $(TRAIN_VENV)/.installed: $(INSTALL_INPUTS)
 	@bash tools/make_venv.sh "$(PYTHON)" "$(TRAIN_VENV)"
 	@echo "installing the training side into $(TRAIN_VENV): several GB with torch, some minutes"
-	@$(TRAIN_VENV)/bin/python $(PIP_INSTALL) -e ".[train,export,openvino,tensorrt-rtx,bench,qat,test,dev]"
+	@$(TRAIN_VENV)/bin/python $(PIP_INSTALL) -e ".[train,export,openvino,tensorrt-rtx,clinic,bench,qat,test,dev]"
 	@$(TRAIN_VENV)/bin/python $(PIP_INSTALL) --force-reinstall --no-deps opencv-python-headless
 	@touch $@

@@ -37,3 +37,11 @@ class DataError(LeukoscopeError):
 
 class FrameError(LeukoscopeError):
     """One frame cannot be used; the film goes on and records the reason."""
+
+
+class RecordError(LeukoscopeError):
+    """A stored record is not there, or its state does not allow what was asked."""
+
+
+class AccessError(LeukoscopeError):
+    """A sign-in is refused, or a person's role does not allow what was asked."""

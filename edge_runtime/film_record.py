@@ -20,7 +20,7 @@ from edge_runtime.bundle import UNCLASSIFIED, DomainSpec
 from edge_runtime.domain_score import FieldDomain, judge_film
 from edge_runtime.examiner import Examination
 from edge_runtime.film.bank import BankRules, BankSummary, MorphologyBank, Vote
-from edge_runtime.film.differential import count_differential
+from edge_runtime.film.differential import Differential, count_differential
 from edge_runtime.film_report import (
     AttributeHeadRecord,
     AttributeRecord,
@@ -201,35 +201,46 @@ class FilmRecord:
             attribute_head=setup.attribute_head,
             head_cards=dict(setup.head_cards),
             differential=_differential(setup.classifier, by_class),
-            morphology=None if summary is None else self._morphology(summary),
-            description=None if summary is None else _description(summary, setup.template),
+            morphology=None
+            if summary is None
+            else morphology_record(summary, setup.attribute_schema, self._rules),
+            description=None if summary is None else description_record(summary, setup.template),
             domain=None if setup.domain is None else _domain(setup.domain, self._domains),
         )
 
-    def _morphology(self, summary: BankSummary) -> MorphologyRecord:
-        schema = self._setup.attribute_schema
-        attributes = () if schema is None else schema.attributes
-        return MorphologyRecord(
-            minimum_score=self._rules.minimum_score,
-            cells=summary.cells,
-            outside=summary.artefacts,
-            unclassified=summary.unclassified,
-            below_score=summary.below_score,
-            types=[
-                TypeCountsRecord(
-                    class_name=each.name,
-                    outside=each.artefact,
-                    cells=each.cells,
-                    attributes={
-                        attribute.name: dict(zip(attribute.values, counts, strict=True))
-                        for attribute, counts in zip(attributes, each.values, strict=True)
-                    },
-                )
-                for each in summary.types
-            ],
-            dominant=_vote(summary.dominant),
-            attributes=[_vote(vote) for vote in summary.attributes],
-        )
+
+def morphology_record(
+    summary: BankSummary, schema: AttributeSchema | None, rules: BankRules
+) -> MorphologyRecord:
+    """A bank's numbers and votes as the report has them.
+
+    Args:
+        summary: of the film's bank.
+        schema: the attributes; None when nobody judged any.
+        rules: the bank's.
+    """
+    attributes = () if schema is None else schema.attributes
+    return MorphologyRecord(
+        minimum_score=rules.minimum_score,
+        cells=summary.cells,
+        outside=summary.artefacts,
+        unclassified=summary.unclassified,
+        below_score=summary.below_score,
+        types=[
+            TypeCountsRecord(
+                class_name=each.name,
+                outside=each.artefact,
+                cells=each.cells,
+                attributes={
+                    attribute.name: dict(zip(attribute.values, counts, strict=True))
+                    for attribute, counts in zip(attributes, each.values, strict=True)
+                },
+            )
+            for each in summary.types
+        ],
+        dominant=_vote(summary.dominant),
+        attributes=[_vote(vote) for vote in summary.attributes],
+    )
 
 
 def _cell_record(index: int, cell: CellFinding) -> CellRecord:
@@ -260,11 +271,17 @@ def _differential(
 ) -> DifferentialRecord | None:
     if named is None:
         return None
-    counted = count_differential(
-        {name: by_class[name] for name in named.classes},
-        outside=named.outside_differential,
-        unclassified=by_class[UNCLASSIFIED],
+    return differential_record(
+        count_differential(
+            {name: by_class[name] for name in named.classes},
+            outside=named.outside_differential,
+            unclassified=by_class[UNCLASSIFIED],
+        )
     )
+
+
+def differential_record(counted: Differential) -> DifferentialRecord:
+    """A differential as the report has it."""
     return DifferentialRecord(
         total=counted.total,
         confidence=counted.confidence,
@@ -307,7 +324,10 @@ def _vote(vote: Vote) -> VoteRecord:
     return VoteRecord(not_assessable=parts.pop("why_not"), **parts)
 
 
-def _description(summary: BankSummary, template: DescriptionTemplate | None) -> DescriptionRecord:
+def description_record(
+    summary: BankSummary, template: DescriptionTemplate | None
+) -> DescriptionRecord:
+    """A bank's votes as sentences; ``template`` None takes the package's own."""
     # Sentences are made once, at the end; a film's first result should not wait for them.
     from edge_runtime.film.description import describe_film
 

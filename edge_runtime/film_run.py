@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edge_runtime.classifier import Classifier
     from edge_runtime.domain_score import DomainScorer
     from edge_runtime.film.description import DescriptionTemplate
+    from edge_runtime.film_record import FilmSetup
     from edge_runtime.pipeline import FilmRunner
     from edge_runtime.stages import Detector
 
@@ -238,16 +239,32 @@ def film_runner(
     on_status: Callable[[RunStatus], None] = lambda status: None,
 ) -> FilmRunner:
     """A runner for one film; the camera must be open."""
-    from edge_runtime.film_record import FilmSetup
     from edge_runtime.pipeline import FilmRunner
 
+    return FilmRunner(
+        camera=camera,
+        detector=loaded.detector,
+        attribute_head=loaded.attribute_head,
+        classifier=loaded.classifier,
+        domain=loaded.domain,
+        streams=loaded.backend.streams,
+        sinks=sinks,
+        setup=film_setup(loaded, source=source, settings=settings),
+        on_status=on_status,
+    )
+
+
+def film_setup(loaded: LoadedBundle, *, source: str, settings: Settings) -> FilmSetup:
+    """What is known of a film before its first field; a sink may want it, too."""
+    from edge_runtime.film_record import FilmSetup
+
     manifest = loaded.bundle.manifest
-    head, classifier = loaded.attribute_head, loaded.classifier
+    head = loaded.attribute_head
     # The report states what was in force, not what was left to the bundle.
     in_force = settings.model_copy(
         update={"score": loaded.detector.score, "threads": loaded.record.threads}
     )
-    setup = FilmSetup(
+    return FilmSetup(
         source=source,
         bundle=BundleRecord(
             id=loaded.bundle.id,
@@ -269,17 +286,6 @@ def film_runner(
         },
         template=loaded.template,
         domain=None if loaded.domain is None else loaded.domain.spec,
-    )
-    return FilmRunner(
-        camera=camera,
-        detector=loaded.detector,
-        attribute_head=head,
-        classifier=classifier,
-        domain=loaded.domain,
-        streams=loaded.backend.streams,
-        sinks=sinks,
-        setup=setup,
-        on_status=on_status,
     )
 
 

@@ -28,7 +28,13 @@ PACKAGES = ("edge_runtime", "calibration", "export", "train", "benchmarks")
 TRAINING_FRAMEWORKS = {"torch", "torchvision", "ultralytics"}
 
 # Import name -> distribution, where the two differ.
-DISTRIBUTION_OF = {"cv2": "opencv-python-headless"}
+DISTRIBUTION_OF = {
+    "cv2": "opencv-python-headless",
+    "argon2": "argon2-cffi",
+    "fhir": "fhir.resources",
+}
+# What only a clinic's device has, and where alone it may be imported.
+CLINIC_FOLDERS = ("edge_runtime/clinic/store/", "edge_runtime/clinic/exports/")
 
 # Imports every module of one package in a fresh interpreter and reports what that loaded.
 # An optional backend's own library may be absent; anything else missing is an error.
@@ -104,14 +110,17 @@ def test_the_device_side_imports_only_what_the_base_install_carries(repository: 
     project = _project_table(repository)
     declared = [*project["dependencies"], *project["optional-dependencies"]["openvino"]]
     carried = {canonicalize_name(Requirement(line).name) for line in declared}
-    strangers = {
-        f"{source.relative_to(repository)}: {root}"
-        for source in _sources(repository, "edge_runtime")
-        for root in _imported_roots(source)
-        if root not in sys.stdlib_module_names
-        and root not in {"edge_runtime", "tomllib"}
-        and canonicalize_name(DISTRIBUTION_OF.get(root, root)) not in carried
+    clinic = {
+        canonicalize_name(Requirement(line).name)
+        for line in project["optional-dependencies"]["clinic"]
     }
+    strangers = set()
+    for source in _sources(repository, "edge_runtime"):
+        path = source.relative_to(repository).as_posix()
+        here = carried | clinic if path.startswith(CLINIC_FOLDERS) else carried
+        for root in _imported_roots(source) - sys.stdlib_module_names - {"edge_runtime", "tomllib"}:
+            if canonicalize_name(DISTRIBUTION_OF.get(root, root)) not in here:
+                strangers.add(f"{path}: {root}")
     assert strangers == set()
 
 

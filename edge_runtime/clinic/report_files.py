@@ -246,7 +246,7 @@ def _csv_rows(report: FilmReport) -> Iterator[str]:
         writer.writerow(row)
         return line.getvalue()
 
-    yield written(tuple(_plain_text(column) for column in csv_columns(report)))
+    yield written(tuple(plain_text(column) for column in csv_columns(report)))
     attributes = _attributes(report)
     numbers: dict[int, int] = {}
     for cell in report.cells:
@@ -254,13 +254,13 @@ def _csv_rows(report: FilmReport) -> Iterator[str]:
         yield written(
             (
                 cell.field,
-                _plain_text(names[cell.field]),
+                plain_text(names[cell.field]),
                 number,
                 *(round(side, _BOX_DECIMALS) for side in cell.box_xyxy),
                 round(cell.score, _SCORE_DECIMALS),
-                _plain_text(cell.class_name),
+                plain_text(cell.class_name),
                 _rounded(cell.class_probability),
-                _plain_text(cell.best_class or ""),
+                plain_text(cell.best_class or ""),
                 *(part for name in attributes for part in _attribute_pair(cell, name)),
             )
         )
@@ -275,9 +275,9 @@ def _attribute_pair(cell: CellRecord, name: str) -> tuple[str, float | str]:
     judged = (cell.attributes or {}).get(name)
     if judged is None:
         return "", ""
-    return _plain_text(judged.value), _rounded(judged.probability)
+    return plain_text(judged.value), _rounded(judged.probability)
 
 
-def _plain_text(text: str) -> str:
+def plain_text(text: str) -> str:
     """``text`` so that a spreadsheet shows it and never runs it."""
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
