@@ -36,9 +36,9 @@ class LiveSource:
 LIVE_SOURCES = [
     LiveSource(
         "v4l2",
-        f"v4l2:{_FILM}/video0?width=320&height=240&still=1600x1200",
+        f"v4l2:{_FILM}/video0?width=320&height=240&still=800x600",
         settles=True,
-        still=(1600, 1200),
+        still=(800, 600),
     ),
     LiveSource("picamera", "picamera:0?width=328&height=248", settles=True),
     LiveSource("gstreamer", "gstreamer:csi?width=320&height=240&exposure_ms=8&gain=2"),

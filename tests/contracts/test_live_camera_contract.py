@@ -261,6 +261,10 @@ def test_still_and_preview_beside_the_stream(camera: WatchedCamera, made: LiveSo
     assert (still.width, still.height) == (made.still or (session.width, session.height))
     assert max(preview.shape) <= 800
     assert preview.shape[2] == 3
+    # Without the padding that some hardware puts beside it.
+    assert preview.shape[1] / preview.shape[0] == pytest.approx(
+        session.width / session.height, rel=0.02
+    )
     for pixels in (still.pixels, preview):
         red, _, blue = pixels.reshape(-1, 3).mean(axis=0)
         assert red > blue

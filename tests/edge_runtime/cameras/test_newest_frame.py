@@ -56,11 +56,11 @@ class ScriptedDevice:
         self.decoded.append(self.grabbed)
         if self.grabbed in self.breaks_at:
             raise FrameError("torn")
-        return FIELD.copy()
+        return np.array(FIELD)
 
     def preview(self) -> UInt8Image:
         self.threads.add(threading.get_ident())
-        return FIELD[:4]
+        return np.array(FIELD[:4])
 
     def still(self) -> tuple[int, UInt8Image]:
         return -1, FIELD

@@ -8,10 +8,11 @@ import cv2
 import pytest
 from typer.testing import CliRunner
 
-from edge_runtime.cameras import gstreamer, open_camera, paced, picamera, v4l2
+from edge_runtime.cameras import FoundCamera, gstreamer, open_camera, paced, picamera, v4l2
 from edge_runtime.cameras.cli import app
 from edge_runtime.cameras.device import WishedLight
 from edge_runtime.errors import CameraError
+from edge_runtime.types import Frame
 from tests.contracts.live_sources import LIVE_SOURCES, plug_in_fake, written
 from tests.fake_cameras import AUTOMATIC, BY_HAND
 
@@ -118,10 +119,11 @@ def test_the_format_is_set_before_the_size_and_the_light_after_both(
 ) -> None:
     made = LIVE_SOURCES[0]
     hardware = plug_in_fake(made, tmp_path, monkeypatch)
-    source = f"v4l2:{tmp_path}/video0?width=1600&height=1200&exposure_ms=9&gain=3"
+    source = f"v4l2:{tmp_path}/video0?width=800&height=600&exposure_ms=9&gain=3"
     with v4l2.open_camera(source, limit=1) as camera:
         (session,) = camera.sessions
         (frame,) = camera
+    assert isinstance(frame, Frame)
     props = [prop for _, (prop, _) in hardware.log]
     first = {prop: props.index(prop) for prop in set(props)}
     order = [
@@ -132,7 +134,7 @@ def test_the_format_is_set_before_the_size_and_the_light_after_both(
     ]
     assert sorted(order, key=lambda prop: first[prop]) == order
     # Uncompressed, this camera has no such size.
-    assert (frame.width, frame.height, session.pixel_format) == (1600, 1200, "MJPG")
+    assert (frame.width, frame.height, session.pixel_format) == (800, 600, "MJPG")
     assert (session.exposure_ms, session.gain, session.clock) == (9.0, 3.0, "driver")
     modes = [value for _, (prop, value) in hardware.log if prop == cv2.CAP_PROP_AUTO_EXPOSURE]
     assert modes == [BY_HAND]
@@ -143,8 +145,8 @@ def test_a_size_that_the_camera_does_not_have_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plug_in_fake(LIVE_SOURCES[0], tmp_path, monkeypatch)
-    camera = v4l2.open_camera(f"v4l2:{tmp_path}/video0?width=1600&height=1200&format=YUYV")
-    with pytest.raises(CameraError, match="gives 640 x 480, not 1600 x 1200, in YUYV"), camera:
+    camera = v4l2.open_camera(f"v4l2:{tmp_path}/video0?width=800&height=600&format=YUYV")
+    with pytest.raises(CameraError, match="gives 640 x 480, not 800 x 600, in YUYV"), camera:
         pass
 
 
@@ -188,7 +190,7 @@ def test_the_list_of_cameras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     made = next(each for each in LIVE_SOURCES if each.name == "picamera")
     plug_in_fake(made, tmp_path, monkeypatch)
     plug_in_fake(LIVE_SOURCES[-1], tmp_path, monkeypatch)
-    here = paced.FoundCamera(written(LIVE_SOURCES[-1], tmp_path), "a field")
+    here = FoundCamera(written(LIVE_SOURCES[-1], tmp_path), "a field")
     monkeypatch.setattr(paced, "find_cameras", lambda: [here])
     answer = CliRunner().invoke(app, ["--open"])
     assert answer.exit_code == 0, answer.output
