@@ -23,7 +23,7 @@ from edge_runtime.film_report import RESEARCH_USE
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from edge_runtime.film_report import DifferentialRecord, DomainRecord, FilmReport
+    from edge_runtime.film_report import DifferentialRecord, DomainRecord, FilmReport, LiveRecord
     from edge_runtime.types import RunStatus
 
 COMMAND_GROUP = "leukoscope.commands"
@@ -31,6 +31,7 @@ COMMAND_GROUP = "leukoscope.commands"
 # package's command of the same name comes first: it has these and its own.
 GROUPS = {
     "bundle": "edge_runtime.bundle_cli",
+    "cameras": "edge_runtime.cameras.cli",
     "device": "edge_runtime.device.cli",
     "doctor": "edge_runtime.device.doctor.cli",
     "setup": "edge_runtime.setup_cli",
@@ -55,7 +56,10 @@ def _leukoscope() -> None:
 def run(
     source: Annotated[
         str,
-        typer.Option(help="folder of images, image, video file, or virtual[:profile[:seed]]"),
+        typer.Option(
+            help="folder of images, image, video file, virtual[:profile[:seed]], or a live camera: "
+            "see `leukoscope cameras`"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="folder for film.json, cells.csv and report.html")],
     bundle: Annotated[
@@ -248,6 +252,11 @@ class _Progress:
         """Takes the runner's status after every field."""
         if self._display is not None:
             skipped = f"{status.fields_skipped} skipped" if status.fields_skipped else ""
+            if status.camera_gap is not None:
+                gap = status.camera_gap
+                skipped = f"CAMERA LOST for {gap.seconds:.0f} s: {gap.reason}"
+            elif status.frame_age_ms is not None:
+                skipped = f"{status.frame_age_ms:.0f} ms old {skipped}"
             self._display.update(
                 self._task,
                 total=status.fields_total,
@@ -297,11 +306,31 @@ def _print_summary(report: FilmReport, out: Path) -> None:
             f"{totals.fields_skipped} fields skipped, the first: {first.name}: {first.reason}; "
             f"all are listed in {out / 'film.json'}"
         )
+    if report.live is not None:
+        _print_live(report.live)
     if report.differential is not None:
         _print_differential(report.differential)
     typer.echo(_say_domain(report.domain))
     typer.echo(f"report: {out / 'report.html'}")
     typer.echo(RESEARCH_USE)
+
+
+def _print_live(live: LiveRecord) -> None:
+    """How old the pictures were, when none came, and what of the light was not locked."""
+    if live.frame_age is not None:
+        age = live.frame_age
+        typer.echo(
+            f"age of a field's picture at its result: {age.p50_ms:.0f} ms, 99 % below "
+            f"{age.p99_ms:.0f} ms; {live.frames_passed_over} older pictures passed over"
+        )
+    for name, why in live.sessions[-1].not_locked.items():
+        typer.echo(f"NOT LOCKED: {name}: {why}")
+    if live.gaps:
+        longest = max(live.gaps, key=lambda gap: gap.seconds)
+        typer.echo(
+            f"CAMERA LOST {len(live.gaps)} times, {sum(gap.seconds for gap in live.gaps):.1f} s in "
+            f"all; longest {longest.seconds:.1f} s: {longest.reason}"
+        )
 
 
 def _say_domain(domain: DomainRecord | None) -> str:

@@ -35,6 +35,7 @@ from edge_runtime.film_report import (
     FieldRecord,
     FilmReport,
     FilmState,
+    LiveRecord,
     ModelCardSummary,
     MorphologyRecord,
     StageTiming,
@@ -111,6 +112,11 @@ class FilmRecord:
         return self._skipped
 
     @property
+    def ages_ms(self) -> list[float]:
+        """Age of every examined field of a live camera, from capture to result."""
+        return [each.age_ms for each in self._fields if each.age_ms is not None]
+
+    @property
     def cells_found(self) -> int:
         """Cells of all fields."""
         return len(self._cells)
@@ -157,6 +163,7 @@ class FilmRecord:
                 cells=len(result.cells),
                 tiles=result.tiles,
                 domain_score=None if judged is None else round(judged.score, _DOMAIN_DECIMALS),
+                age_ms=result.age_ms,
             )
         )
         self._cells += [_cell_record(result.index, cell) for cell in result.cells]
@@ -171,8 +178,14 @@ class FilmRecord:
                 values = np.full((len(found), width), MISSING, np.int64)
             self._bank.add(types, found.scores, values)
 
-    def report(self, state: FilmState, started_at: datetime, duration_s: float) -> FilmReport:
-        """The report of what was added so far."""
+    def report(
+        self,
+        state: FilmState,
+        started_at: datetime,
+        duration_s: float,
+        live: LiveRecord | None = None,
+    ) -> FilmReport:
+        """The report of what was added so far; ``live`` is what a live camera tells of itself."""
         setup = self._setup
         names = [*self._types, *([] if setup.classifier is None else [UNCLASSIFIED])]
         by_class = Counter(dict.fromkeys(names, 0))
@@ -206,6 +219,7 @@ class FilmRecord:
             else morphology_record(summary, setup.attribute_schema, self._rules),
             description=None if summary is None else description_record(summary, setup.template),
             domain=None if setup.domain is None else _domain(setup.domain, self._domains),
+            live=live,
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 RESEARCH_USE = "For research use only. Not for use in diagnostic procedures."
 
 FilmState = Literal["complete", "interrupted"]
@@ -58,6 +58,9 @@ class FieldRecord(_Record):
     tiles: int = Field(description="windows the detector looked at; 0 when skipped")
     domain_score: float | None = Field(
         default=None, description="as domain.score, of this field; null when not assessed"
+    )
+    age_ms: float | None = Field(
+        default=None, description="from capture to result; null when the camera is not live"
     )
 
 
@@ -234,6 +237,55 @@ class DomainRecord(_Record):
     domains: list[str] = Field(description="the validated domains")
 
 
+class CameraSessionRecord(_Record):
+    """What a live camera was really set to."""
+
+    driver: str
+    device: str
+    width: int
+    height: int
+    pixel_format: str = Field(description="as it comes from the device, e.g. MJPG")
+    fps: float | None = Field(description="as the device states it")
+    exposure_ms: float | None = Field(description="null when the device does not tell, as the next")
+    gain: float | None = Field(description="in the device's own units")
+    white_balance_k: float | None
+    colour_gains: tuple[float, float] | None = Field(description="of red and blue")
+    locked: list[str] = Field(description="of exposure, gain, white_balance, focus: what stays")
+    not_locked: dict[str, str] = Field(description="what may change during the film, and why")
+    clock: str = Field(
+        description="what tells when a picture was captured: driver, sensor, or arrival (ages then "
+        "lack the time that a picture took to come)"
+    )
+
+
+class CameraGapRecord(_Record):
+    """A time in which a live camera gave no picture."""
+
+    at_s: float = Field(description="since the film's start; negative when it began before")
+    seconds: float = Field(description="until the next picture, or the film's end")
+    reason: str
+
+
+class FrameAgeRecord(_Record):
+    """Age of the examined fields in milliseconds, from capture to result."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    most_ms: float
+
+
+class LiveRecord(_Record):
+    """What only a live camera has to tell."""
+
+    sessions: list[CameraSessionRecord] = Field(
+        description="one for each time the settings changed; normally one"
+    )
+    frames_passed_over: int = Field(description="pictures not examined, as newer ones had come")
+    frame_age: FrameAgeRecord | None = Field(description="null without an examined field")
+    gaps: list[CameraGapRecord]
+
+
 class FilmReport(_Record):
     """The whole record of one film."""
 
@@ -269,6 +321,7 @@ class FilmReport(_Record):
     domain: DomainRecord | None = Field(
         default=None, description="null when the bundle has no statistics: not assessed"
     )
+    live: LiveRecord | None = Field(default=None, description="null when the camera is not live")
 
 
 def film_json_schema() -> dict[str, Any]:

@@ -3,8 +3,8 @@
 Owns overlap and order. Frames are read by a thread of their own,
 examined by as many threads as the backend has streams, and handed on in their order to
 the calling thread, which cuts and encodes crops and feeds the sinks. Does not own what
-happens inside a stage (see ``examiner``), what the film's record counts (see ``film_record``), nor
-how anything is written.
+happens inside a stage (see ``examiner``), what the film's record counts (see ``film_record``), how
+frames of a live camera stay young (see ``live_feed``), nor how anything is written.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -25,13 +26,15 @@ import numpy as np
 from edge_runtime.attribute_head import AttributeHead
 from edge_runtime.attributes import MISSING, AttributeSchema
 from edge_runtime.bundle import UNCLASSIFIED
-from edge_runtime.cameras import Camera
+from edge_runtime.cameras import Camera, LiveCamera, is_live
 from edge_runtime.classifier import Classifier
 from edge_runtime.domain_score import DomainScorer
 from edge_runtime.errors import LeukoscopeError
 from edge_runtime.examiner import Examination, Examiner
 from edge_runtime.film_record import FilmRecord, FilmSetup
 from edge_runtime.film_report import FilmReport, FilmState
+from edge_runtime.live_feed import LiveFeed
+from edge_runtime.live_record import live_record
 from edge_runtime.postprocess import cut_crop, encode_jpeg
 from edge_runtime.sinks import Sink
 from edge_runtime.stages import Detector
@@ -76,9 +79,15 @@ class FilmRunner:
         setup: FilmSetup,
         on_status: Callable[[RunStatus], None] = lambda status: None,
         clock: Callable[[], float] = time.perf_counter,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
         self._camera = camera
+        # Frames of other cameras wait on a disk; how long says nothing.
+        self._live: LiveCamera | None = camera if is_live(camera) else None
+        self._clock_ns = clock_ns
+        self._started_ns = 0
+        self._last_age_ms: float | None = None
         self._examiner = Examiner(
             detector,
             attribute_head=attribute_head,
@@ -110,12 +119,15 @@ class FilmRunner:
         Raises:
             LeukoscopeError: the camera or a sink failed.
         """
-        started_at, started = self._now(), self._clock()
+        started_at, started, self._started_ns = self._now(), self._clock(), self._clock_ns()
         for sink in self._sinks:
             sink.start()
         self._tell("starting", started)
         try:
-            self._loop(started)
+            if self._live is None:
+                self._loop(started)
+            else:
+                self._loop_live(self._live, started)
         except BaseException:
             self._finish("interrupted", started_at, started)
             self._tell("failed", started)
@@ -157,6 +169,21 @@ class FilmRunner:
                     if isinstance(left, Future):
                         left.cancel()
                 self._drain(frames, reader)
+
+    def _loop_live(self, camera: LiveCamera, started: float) -> None:
+        """The same for a camera that does not wait."""
+        feed = LiveFeed(camera, self._examine, streams=self._streams, clock=self._clock)
+        told_s: int | None = None
+        with closing(feed.results(self._stop.is_set)) as results:
+            for done in results:
+                gap = camera.open_gap
+                gap_s = None if gap is None else int(gap.seconds)
+                if done is not None:
+                    self._take(done)
+                elif gap_s == told_s:
+                    continue
+                told_s = gap_s
+                self._tell("running", started)
 
     def _read(self, frames: queue.Queue[Any]) -> None:
         """Reader thread: everything the camera gives, then None, or the camera's error."""
@@ -213,6 +240,7 @@ class FilmRunner:
             "crop": shown - before,
             "write": self._clock() - shown,
         }
+        self._last_age_ms = result.age_ms
         self._record.add(result, examined.examination, seconds)
 
     def _show(self, frame: Frame, examination: Examination) -> FieldResult:
@@ -252,6 +280,9 @@ class FilmRunner:
             scale,
             examination.windows,
             full,
+            None
+            if self._live is None
+            else round((self._clock_ns() - frame.captured_at_ns) / 1e6, 3),
         )
 
     def _finding(self, examination: Examination, row: int, crop_jpeg: bytes) -> CellFinding:
@@ -283,7 +314,10 @@ class FilmRunner:
         )
 
     def _finish(self, state: FilmState, started_at: datetime, started: float) -> FilmReport:
-        report = self._record.report(state, started_at, self._clock() - started)
+        live = None
+        if self._live is not None:
+            live = live_record(self._live, self._record.ages_ms, started_ns=self._started_ns)
+        report = self._record.report(state, started_at, self._clock() - started, live)
         failure: LeukoscopeError | None = None
         for sink in self._sinks:
             try:
@@ -296,7 +330,7 @@ class FilmRunner:
         return report
 
     def _tell(self, state: RunState, started: float) -> None:
-        record = self._record
+        record, live = self._record, self._live
         self._on_status(
             RunStatus(
                 state=state,
@@ -305,6 +339,9 @@ class FilmRunner:
                 cells_found=record.cells_found,
                 elapsed_s=self._clock() - started,
                 fields_total=self._camera.frame_count,
+                frame_age_ms=self._last_age_ms,
+                frames_passed_over=0 if live is None else live.frames_passed_over,
+                camera_gap=None if live is None else live.open_gap,
             )
         )
 

@@ -66,6 +66,57 @@ class SkippedFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class CameraGap:
+    """A time in which a live camera gave no picture.
+
+    Attributes:
+        at_ns: monotonic time of the last sign of life before it, in ns.
+        seconds: until the next picture was captured; so far, while there is none yet.
+        reason: why, in one line.
+    """
+
+    at_ns: int
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CameraSession:
+    """What a live camera really was set to, once it was opened.
+
+    Attributes:
+        driver: row of the table of cameras.
+        device: as the system or a person names it.
+        width, height: of the pictures, in pixels.
+        pixel_format: as it comes from the device, e.g. ``MJPG``.
+        fps: as the device states it; None when it does not.
+        exposure_ms: None when unknown, as are the next three.
+        gain: in the device's own units.
+        white_balance_k: colour temperature in K.
+        colour_gains: of red and blue.
+        locked: of ``exposure``, ``gain``, ``white_balance`` and ``focus``, those that stay as they
+            are.
+        not_locked: the others, with the reason.
+        clock: what tells when a picture was captured: ``driver``, ``sensor``, or ``arrival``
+            (it then looks younger than it is, by the time it took to come).
+    """
+
+    driver: str
+    device: str
+    width: int
+    height: int
+    pixel_format: str
+    fps: float | None
+    exposure_ms: float | None
+    gain: float | None
+    white_balance_k: float | None
+    colour_gains: tuple[float, float] | None
+    locked: tuple[str, ...]
+    not_locked: Mapping[str, str]
+    clock: Literal["driver", "sensor", "arrival"]
+
+
+@dataclass(frozen=True, slots=True)
 class Detections:
     """N cells found in one frame.
 
@@ -189,6 +240,7 @@ class FieldResult:
         preview_jpeg: the whole field, shrunk for looking at.
         preview_scale: preview pixels per frame pixel.
         frame_jpeg: the field at full size, only when the run saves frames.
+        age_ms: from capture to this result; None when the camera is not live.
     """
 
     index: int
@@ -200,11 +252,20 @@ class FieldResult:
     preview_scale: float
     tiles: int
     frame_jpeg: bytes | None = field(default=None, repr=False)
+    age_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """Where a film stands; emitted by the runner after every field."""
+    """Where a film stands; emitted by the runner after every field.
+
+    Attributes:
+        frame_age_ms: of the last field, from capture to result; None when the camera is not live.
+        frames_passed_over: pictures of a live camera that were not examined, because newer ones
+            had come.
+        camera_gap: the gap that a live camera is in; None while pictures come. It is emitted
+            when a gap begins, and about every second while it lasts.
+    """
 
     state: RunState
     fields_done: int
@@ -212,6 +273,9 @@ class RunStatus:
     cells_found: int
     elapsed_s: float
     fields_total: int | None = None
+    frame_age_ms: float | None = None
+    frames_passed_over: int = 0
+    camera_gap: CameraGap | None = None
 
     @property
     def fields_per_s(self) -> float:

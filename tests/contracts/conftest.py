@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from edge_runtime.backends import BACKENDS, BackendRow, InferenceBackend, open_backend
+from tests.contracts.live_sources import LiveSource, plug_in_fake
+from tests.fake_cameras import Hardware
 from tests.support import toy_detector
 
 # TensorRT's backend on a runtime that writes its calls down: what a GPU-less machine can test.
@@ -51,3 +53,9 @@ def open_row(tmp_path: Path) -> OpenRow:
         return open_backend(row, model, threads=threads, engines=tmp_path)
 
     return opened
+
+
+@pytest.fixture
+def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[LiveSource], Hardware]:
+    """Puts fake hardware behind a live source."""
+    return lambda made: plug_in_fake(made, tmp_path, monkeypatch)

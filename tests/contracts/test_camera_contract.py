@@ -17,6 +17,7 @@ import pytest
 from edge_runtime.cameras import CAMERAS, open_camera
 from edge_runtime.types import Frame, SkippedFrame
 from edge_runtime.virtual_film import FilmSpec, VirtualFilm
+from tests.contracts.live_sources import LIVE_SOURCES, LiveSource, plug_in_fake, written
 from tests.support import paint_field, write_image
 
 
@@ -69,14 +70,22 @@ def one_small_film(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(VirtualFilm, "build", lambda seed, spec=None: film)
 
 
-@pytest.fixture(params=SOURCES, ids=lambda row: f"{row[0]}{row[1].__name__}")
-def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    made: str = request.param[1](tmp_path)
-    return made
+@pytest.fixture(
+    params=[*SOURCES, *((made.name, made) for made in LIVE_SOURCES)],
+    ids=lambda row: f"{row[0]}{getattr(row[1], '__name__', '')}",
+)
+def source(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    made = request.param[1]
+    if isinstance(made, LiveSource):
+        plug_in_fake(made, tmp_path, monkeypatch)
+        return written(made, tmp_path)
+    source: str = made(tmp_path)
+    return source
 
 
 def test_every_row_has_a_source_here() -> None:
-    assert {name for name, _ in SOURCES} == {row.name for row in CAMERAS}
+    live = {made.name for made in LIVE_SOURCES}
+    assert {name for name, _ in SOURCES} | live == {row.name for row in CAMERAS}
 
 
 @pytest.mark.parametrize(("name", "make"), SOURCES, ids=str)
@@ -85,6 +94,11 @@ def test_the_row_that_is_meant_handles_the_source(
 ) -> None:
     made = make(tmp_path)
     assert next(row.name for row in CAMERAS if row.handles(made)) == name
+
+
+@pytest.mark.parametrize("made", LIVE_SOURCES, ids=lambda made: str(made.name))
+def test_the_row_that_is_meant_handles_the_live_source(made: LiveSource) -> None:
+    assert next(row.name for row in CAMERAS if row.handles(made.source)) == made.name
 
 
 def test_a_camera_keeps_its_contract(source: str) -> None:
