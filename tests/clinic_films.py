@@ -102,8 +102,8 @@ def field_of(
     pixels = paint_field(WIDTH, HEIGHT, places, seed=seed)
     # Coarse stains, so that no two fields are near-copies.
     for _ in range(12):
-        x, y = int(rng.integers(0, WIDTH - 30)), int(rng.integers(0, HEIGHT - 30))
-        pixels[y : y + 30, x : x + 30] //= 2
+        left, top = int(rng.integers(0, WIDTH - 30)), int(rng.integers(0, HEIGHT - 30))
+        pixels[top : top + 30, left : left + 30] //= 2
     cells = []
     for number, (class_name, (x, y, side)) in enumerate(zip(classes, places, strict=True)):
         box = (x - side / 2, y - side / 2, x + side / 2, y + side / 2)

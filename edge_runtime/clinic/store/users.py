@@ -63,7 +63,6 @@ class Users:
         # One hash at a time: each takes its memory.
         self._hashing = threading.Lock()
 
-    @property
     def is_empty(self) -> bool:
         """Whether there is no account yet; then anybody may make the first."""
         with self._database.reading() as connection:

@@ -45,7 +45,7 @@ def test_corrections_count_and_are_told(store: ClinicStore, film: int, people: P
     added = store.corrections.add_cell(
         film, 1, (150, 100, 260, 149.5), "eosinophil", people.operator
     )
-    assert added.box_xyxy == (150, 100, 200, 149.5)
+    assert list(added.box_xyxy) == [150, 100, 200, 149.5]
     assert (added.number, added.added, added.score) == (3, True, None)
     assert store.films.counts(film) == {
         "blast": 1,

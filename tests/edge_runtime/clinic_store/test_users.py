@@ -68,11 +68,11 @@ def test_secrets_that_fall_at_the_first_guess_are_refused(store: ClinicStore, se
 
 
 def test_only_an_admin_adds_users_and_the_first_is_one(store: ClinicStore) -> None:
-    assert store.users.is_empty
+    assert store.users.is_empty()
     with pytest.raises(RecordError, match="first user must be an admin"):
         store.users.add("Otto", "operator", PIN, None)
     admin = store.users.add("Ada", "admin", PASSWORD, None)
-    assert not store.users.is_empty
+    assert not store.users.is_empty()
     with pytest.raises(AccessError, match="only an admin adds users"):
         store.users.add("Eve", "admin", PASSWORD, None)
     operator = store.users.add("Otto", "operator", PIN, admin)
