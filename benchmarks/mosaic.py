@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.machine import WorkMeter
 from edge_runtime.cameras.virtual import VirtualCamera
 from edge_runtime.clinic.atomic_file import replacing, utf8
 from edge_runtime.film.film_cells import Box
@@ -280,11 +281,15 @@ def measure_mosaic(
     profile = profile_of()
     progress(f"film of {len(film.cells)} cells and artefacts rendered")
     scan = Scan.over(film, profile, frames, seed=SEED, jumps=max(1, round(frames * JUMPS / FRAMES)))
-    tracked = run_scan(scan, None, progress)
-    rows = {"truth": score(scan, tracked)}
+    rows: dict[str, Any] = {}
+    finders: dict[str, Find | None] = {"truth": None}
     if find is not None:
-        tracked = run_scan(scan, find, progress)
-        rows["detector"] = score(scan, tracked)
+        finders["detector"] = find
+    for name, each in finders.items():
+        before = WorkMeter.read()
+        tracked = run_scan(scan, each, progress)
+        busy = WorkMeter.read().others_share_since(before)
+        rows[name] = {**score(scan, tracked), "others_share": busy}
     if picture is not None:
         with replacing(picture) as file:
             file.write(

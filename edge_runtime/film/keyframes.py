@@ -110,10 +110,11 @@ class Keyframes:
         height, width = shape
         found = []
         for key in self._all:
-            if key.fragment != fragment:
+            wide = width - abs(key.x - x)
+            if wide <= 0 or key.fragment != fragment:
                 continue
-            wide, high = width - abs(key.x - x), height - abs(key.y - y)
-            if wide > 0 and high > 0 and wide * high >= least * width * height:
+            high = height - abs(key.y - y)
+            if high > 0 and wide * high >= least * width * height:
                 found.append((key, wide * high / (width * height)))
         return sorted(found, key=lambda each: -each[1])
 
