@@ -57,7 +57,7 @@ def run(
     source: Annotated[
         str,
         typer.Option(
-            help="folder of images, image, video file, virtual[:profile[:seed]], or a live camera: "
+            help="folder of images, image, video file, virtual[:profile[:seed[:hand]]], or a camera: "
             "see `leukoscope cameras`"
         ),
     ],

@@ -136,7 +136,7 @@ CAMERAS: tuple[CameraRow, ...] = (
         "virtual",
         "edge_runtime.cameras.virtual",
         _starts("virtual"),
-        "virtual[:profile[:seed]]: a rendered blood film seen through an optical profile",
+        "virtual[:profile[:seed[:hand]]]: a rendered blood film seen through an optical profile",
     ),
     CameraRow(
         "v4l2",
