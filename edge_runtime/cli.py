@@ -57,8 +57,8 @@ def run(
     source: Annotated[
         str,
         typer.Option(
-            help="folder of images, image, video file, virtual[:profile[:seed[:hand]]], or a camera: "
-            "see `leukoscope cameras`"
+            help="folder of images, image, video file, virtual[:profile[:seed[:hand]]], or a "
+            "live camera: see `leukoscope cameras`"
         ),
     ],
     out: Annotated[Path, typer.Option(help="folder for film.json, cells.csv and report.html")],
