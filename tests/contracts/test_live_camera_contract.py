@@ -123,6 +123,17 @@ def test_stop_ends_an_iteration_that_waits(camera: WatchedCamera, hardware: Hard
         hardware.hanging = False
 
 
+def _once_missed(camera: WatchedCamera, mend: Callable[[], object]) -> None:
+    """Mends the hardware some time after the camera was missed, however busy the machine is."""
+
+    def wait() -> None:
+        _soon(lambda: camera.open_gap is not None)
+        time.sleep(0.3)
+        mend()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def test_unplugged_and_plugged_in_again(
     camera: WatchedCamera, hardware: Hardware, made: LiveSource
 ) -> None:
@@ -132,14 +143,14 @@ def test_unplugged_and_plugged_in_again(
         before = _frames(items, 3)
         hardware.plugged = False
         pulled_ns = time.monotonic_ns()
-        threading.Timer(0.3, setattr, (hardware, "plugged", True)).start()
+        _once_missed(camera, lambda: setattr(hardware, "plugged", True))
         after = _frames(items, 6)
         (gap,) = camera.gaps
         assert camera.open_gap is None
     assert [frame.index for frame in before + after] == list(range(9))
-    # One picture may have been on its way.
-    assert abs(gap.at_ns - pulled_ns) / 1e9 < HICCUP_S
-    assert 0.25 < gap.seconds < 5
+    # One picture may have been on its way, and a busy machine may look late.
+    assert -HICCUP_S < (gap.at_ns - pulled_ns) / 1e9 < 2
+    assert 0.25 < gap.seconds < 10
     assert gap.reason
     assert "\n" not in gap.reason
     assert hardware.opened == 2
@@ -178,11 +189,11 @@ def test_a_camera_that_hangs_is_opened_again(
         items = iter(camera)
         _frames(items, 2)
         hardware.hanging = True
-        threading.Timer(0.8, setattr, (hardware, "hanging", False)).start()
+        _once_missed(camera, lambda: setattr(hardware, "hanging", False))
         after = _frames(items, 4)
         (gap,) = camera.gaps
     assert len(after) == 4
-    assert gap.seconds > 0.5
+    assert gap.seconds > 0.25
     # Opened while it still hangs, it may be lost again within the same gap.
     assert hardware.opened >= 2
 
