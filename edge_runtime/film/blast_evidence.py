@@ -44,7 +44,7 @@ _GROUPS = 48
 _POINTS = 400
 _COARSEST_RATES = 12
 # Aimed at this much of the declared error: groups and values above are a grid, which makes
-# errors up to a fiftieth too small where recall was poorly measured.
+# computed errors up to a fiftieth too small where recall was poorly measured.
 _AIM = 0.97
 # Log odds; less moves no bound.
 _TOLERANCE = 0.02
