@@ -105,10 +105,12 @@ def _peers(result: dict[str, Any]) -> str:
 
 def _precision(result: dict[str, Any]) -> str:
     machine, target = result["machine"], result["targets"][0]
+    others = max(row["others_share"] for row in result["rows"])
     lines = [
         f"{machine['processor']}, {machine['cores']} cores, {machine['date'][:10]}; "
         f"{result['bundle']}, {result['threads']} threads, medians of {result['rounds']} "
-        "interleaved rounds; calls of the model alone.",
+        "interleaved rounds; calls of the model alone. Other programs used up to "
+        f"{100 * others:.0f} % of the machine meanwhile: read the ratios, not the rates.",
         "",
         "| precision | runtime | fields/s | against float32 on ONNX Runtime |",
         "|---|---|---:|---:|",
