@@ -146,6 +146,7 @@ def require_whole(store: ClinicStore, film: int | None, fields: int) -> None:
     assert store.reports.examined(film).totals.cells == len(CLASSES) * len(kept)
 
 
+@pytest.mark.slow
 def test_ten_killed_writers_lose_no_committed_cell(tmp_path: Path, writers: Writers) -> None:
     folders = [tmp_path / f"store-{n % 3}" for n in range(10)]
     assert sum(kill_writers(writers, folders, random.Random(1))) > 0
