@@ -120,6 +120,7 @@ def make_key(
     ] = False,
 ) -> None:
     """Make a key pair: the private half stays here, the public half goes to devices."""
+    from edge_runtime.clinic.atomic_file import prepare_folder
     from export.signing import (
         new_signing_key,
         read_private_key,
@@ -135,6 +136,10 @@ def make_key(
         raise SettingsError(f"--days {days}: beyond the calendar; give fewer") from error
     if public.exists():
         raise SettingsError(f"--public {public}: exists and is not overwritten; name another")
+    if public.absolute() == private.absolute():
+        raise SettingsError(f"--public {public}: the private key's own file; name another")
+    # Before there is a private key whose public half could not be written.
+    prepare_folder(public.parent, flag="--public")
     if revoke:
         made = read_private_key(private, _passphrase(passphrase_file, private))
         # It vouches for its own revocation; another trusted key may do so as well.

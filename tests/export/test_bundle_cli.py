@@ -124,6 +124,33 @@ def test_a_key_pair_stays_with_its_owner(leukoscope: Leukoscope, tmp_path: Path)
     assert private.read_bytes() == before
 
 
+def test_a_private_key_is_never_written_over(leukoscope: Leukoscope, tmp_path: Path) -> None:
+    private, public = new_key(leukoscope, tmp_path)
+    before = private.read_bytes()
+    answer = leukoscope("bundle", "sign", public, "--key", private, "--out", private, code=2)
+    assert "is no public key file" in answer.refusal()
+    assert private.read_bytes() == before
+    # Nor is a new one by its own public half.
+    same = tmp_path / "same.pem"
+    answer = leukoscope(
+        "bundle", "key", same, "--public", same, "--name", "x", "--no-passphrase", code=2
+    )
+    assert "the private key's own file" in answer.refusal()
+    assert not same.exists()
+
+
+def test_there_is_no_private_key_without_its_public_half(
+    leukoscope: Leukoscope, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    answer = leukoscope(
+        "bundle", "key", tmp_path / "lab.pem", "--public", tmp_path / "file" / "lab.json",
+        "--name", "x", "--no-passphrase", code=2,
+    )  # fmt: skip
+    assert "--public" in answer.refusal()
+    assert not (tmp_path / "lab.pem").exists()
+
+
 def test_a_passphrase_protects_a_key(
     leukoscope: Leukoscope, create: Callable[..., Path], tmp_path: Path
 ) -> None:
