@@ -71,6 +71,7 @@ def create(
     """
     from edge_runtime.bundle import open_bundle
     from export.bundle_writer import draft_of, refuse_foreign, write_bundle
+    from export.cards import with_card
     from export.signing import sign_manifest
 
     if out.suffix != ".zip":
@@ -82,7 +83,8 @@ def create(
     keeps = source.manifest.golden is not None and not new_golden and golden_fields is None
     draft = draft_of(source, keep_golden=keeps)
     if version is not None:
-        draft = replace(draft, version=version)
+        # The card names the version.
+        draft = with_card(replace(draft, version=version))
     if not keeps:
         draft = _with_golden(draft, source, golden_fields)
     draft = replace(draft, contents={**draft.contents, **report})

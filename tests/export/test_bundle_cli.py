@@ -240,6 +240,13 @@ def test_the_same_inputs_give_the_same_bytes(
     assert again.read_bytes() == first
 
 
+def test_the_card_is_of_the_version_that_is_made(create: Callable[..., Path]) -> None:
+    opened = open_bundle(create("7.8.9"))
+    page = opened.contents["model_card.md"].decode()
+    assert f"- Bundle: {opened.id}\n" in page
+    assert opened.id.endswith("-7.8.9")
+
+
 def test_a_report_and_golden_data_are_ordinary_files(
     create: Callable[..., Path], leukoscope: Leukoscope, folder: Path, tmp_path: Path
 ) -> None:
@@ -339,7 +346,9 @@ def test_diff_names_what_differs(
     first, second = create("1.0.0"), create("1.1.0")
     assert leukoscope("bundle", "diff", first, first).out == "no difference\n"
     told = leukoscope("bundle", "diff", first, second, code=1).out
-    assert told == 'version: "1.0.0" -> "1.1.0"\n'
+    version, card = told.splitlines()
+    assert version == 'version: "1.0.0" -> "1.1.0"'
+    assert card.startswith("file model_card.md: ")
     wide = leukoscope("bundle", "diff", folder, first, code=1).out
     assert "file golden/field_0.bmp: added" in wide
     assert "signatures (not checked): none -> " in wide
