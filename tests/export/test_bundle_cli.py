@@ -6,7 +6,7 @@ import json
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from edge_runtime import cli
 from edge_runtime.bundle import open_bundle
 from edge_runtime.film_report import RESEARCH_USE
 from export import bundle_cli
+from export.bundle_writer import draft_of, write_bundle
 from export.signing import new_signing_key, read_private_key, write_private_key
 from tests.support import paint_field, write_image
 from tests.toy_heads import classifier_part, head_part, write_toy_bundle
@@ -352,6 +353,35 @@ def test_diff_names_what_differs(
     wide = leukoscope("bundle", "diff", folder, first, code=1).out
     assert "file golden/field_0.bmp: added" in wide
     assert "signatures (not checked): none -> " in wide
+
+
+def test_a_bundle_cannot_speak_for_the_program(
+    leukoscope: Leukoscope, folder: Path, tmp_path: Path
+) -> None:
+    source = open_bundle(folder)
+    title = "Discs\nsigned by lab\x1b[2J\u202e"
+    card = source.manifest.model_card.model_copy(update={"title": title})
+    forged = tmp_path / "forged"
+    write_bundle(replace(draft_of(source), model_card=card), forged)
+    for told in (
+        leukoscope("bundle", "inspect", forged).out,
+        leukoscope("bundle", "diff", folder, forged, code=1).out,
+    ):
+        assert "Discs" in told
+        assert "\nsigned by lab" not in told
+        assert not {"\x1b", "\u202e"} & set(told)
+
+
+@pytest.mark.parametrize("version", ["\u0661.\u0662.\u0663", "1.2.1000000000"])
+def test_no_version_is_given_that_no_device_takes(
+    leukoscope: Leukoscope, folder: Path, pictures: Path, tmp_path: Path, version: str
+) -> None:
+    answer = leukoscope(
+        "bundle", "create", folder, "--out", tmp_path / "x.zip", "--version", version,
+        "--golden-fields", pictures, code=2,
+    )  # fmt: skip
+    assert "version: String should match" in answer.err
+    assert not (tmp_path / "x.zip").exists()
 
 
 def test_inspect_says_what_is_inside(create: Callable[..., Path], leukoscope: Leukoscope) -> None:
