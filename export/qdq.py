@@ -143,9 +143,11 @@ def tensors_to_measure(model: bytes) -> list[str]:
     """Activations whose range either kind of graph needs, in graph order.
 
     Raises:
-        DataError: not an ONNX model.
+        DataError: not an ONNX model, or one that is quantised already.
     """
     graph = load_graph(model)
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph.node):
+        raise DataError("quantisation: the model is quantised already; give the float one")
     name_nodes(graph)
     cpu = _cpu_region(graph)
     names = [*_cpu_tensors(graph, cpu), *_convolution_inputs(graph)]

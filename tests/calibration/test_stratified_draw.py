@@ -173,6 +173,20 @@ def test_labels_are_found_beside_images(tmp_path: Path) -> None:
         label_counter()(picture, field(0))
 
 
+def test_a_held_out_folder_without_pictures_is_a_slip(tmp_path: Path) -> None:
+    given = pool(tmp_path, "a", [field(1)])
+    (tmp_path / "judged").mkdir()
+    out = tmp_path / "set.json"
+    answer = CliRunner().invoke(
+        app,
+        ["sample", f"--folder=a={given.folder}", f"--held-out={tmp_path / 'judged'}",
+         f"--out={out}", "--minimum=1", "--cells-from=none"],
+    )  # fmt: skip
+    assert isinstance(answer.exception, DataError)
+    assert "no picture in it" in str(answer.exception)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(("who", "said"), [("detector", "detector of"), ("none", None)])
 def test_the_command_asks_whom_it_is_told_to(tmp_path: Path, who: str, said: str | None) -> None:
     bundle = write_bundle(tmp_path / "bundle", {MODEL_NAME: toy_detector()})

@@ -290,6 +290,8 @@ def test_without_labels_outputs_are_compared_and_nothing_is_chosen(
         ([], "nothing to calibrate"),
         (["--method=best"], "'best': choose one of minmax"),
         (["--runtime=gpu"], "'gpu': choose one of cpu"),
+        # Before hours of measuring, not after them.
+        (["--date=yesterday"], "give it as YYYY-MM-DD"),
         (["--classifier=x"], "--data"),
         (["--attribute-head=x", "--data=."], "--detector"),
     ],

@@ -184,6 +184,20 @@ def test_a_dead_channel_and_a_silent_activation_do_no_harm(
     assert np.isfinite(found).all()
 
 
+def test_a_model_that_is_quantised_already_is_refused(
+    float_model: bytes, ranges: dict[str, Range]
+) -> None:
+    with pytest.raises(DataError, match="quantised already; give the float one"):
+        tensors_to_measure(quantise_for_cpu(float_model, ranges))
+
+
+def test_pictures_that_the_model_does_not_take_are_one_line(float_model: bytes) -> None:
+    wrong = np.zeros((1, 3, 8, 9), np.float32)
+    with pytest.raises(DataError, match="does not run on these pictures") as refusal:
+        measure_ranges(float_model, tensors_to_measure(float_model), lambda: [wrong])
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("quantise", BOTH)
 def test_an_activation_without_a_range_is_refused(
     float_model: bytes, ranges: dict[str, Range], quantise: Any
