@@ -450,7 +450,8 @@ def _print_sweep(result: SweepResult) -> None:
     console = Console()
     console.print(table)
     for runtime, name in result.chosen.items():
-        console.print(f"{result.head}, {runtime}: ship {name} ({result.judged_on})")
+        word = "for a trial" if result.trial else "ship"
+        console.print(f"{result.head}, {runtime}: {word} {name} ({result.judged_on})")
     if not result.chosen:
         why = "no candidate passes" if result.judged_on else "no labels, so nothing is chosen"
         console.print(f"{result.head}: {why}")
