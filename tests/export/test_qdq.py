@@ -258,3 +258,27 @@ def test_layers_that_share_weights_and_bias_count_in_their_own_steps() -> None:
         np.testing.assert_allclose(stored[bias[1]], steps, rtol=1e-6)
         np.testing.assert_allclose(stored[bias[0]] * stored[bias[1]], arrays["b"], rtol=1e-2)
     assert sum(array.dtype == np.int8 and array.ndim == 4 for array in stored.values()) == 2
+
+
+def test_a_bias_far_above_its_weights_stays_what_it_is() -> None:
+    """Counted in steps of tiny weights, it would not fit into 32 bits."""
+    weights = np.full((2, 3, 1, 1), 1e-6, np.float32)
+    bias = np.array([900.0, -7.0], np.float32)
+    value, shape = onnx.helper.make_tensor_value_info, [1, 3, 8, 8]
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w", "b"], ["c"], name="first"),
+        onnx.helper.make_node("Relu", ["c"], ["r"]),
+        onnx.helper.make_node("Conv", ["r", "last"], ["y"], name="second"),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("x", 1, shape)], [value("y", 1, [1, 1, 8, 8])],
+        [onnx.numpy_helper.from_array(weights, "w"), onnx.numpy_helper.from_array(bias, "b"),
+         onnx.numpy_helper.from_array(np.ones((1, 2, 1, 1), np.float32), "last")],
+    )  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    seen = np.random.default_rng(0).random(shape, np.float32)
+    measured = measure_ranges(model, tensors_to_measure(model), lambda: [seen])
+    by_name, makers, stored = parts(quantise_for_cpu(model, measured))
+    kept = makers[by_name["first"].input[2]].input
+    np.testing.assert_allclose(stored[kept[0]] * stored[kept[1]], bias, rtol=1e-3)
