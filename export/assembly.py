@@ -42,7 +42,7 @@ from edge_runtime.bundle import (
 )
 from edge_runtime.errors import BackendError, SettingsError
 from export.bundle_writer import DEFAULT_SCALE, DEFAULT_THRESHOLDS, BundleDraft, detector_spec
-from export.cards import CARD_NAME, CardText, model_card, render_card
+from export.cards import CardText, model_card, with_card
 from export.evaluation import find_in_domains, views_to_tell
 from export.graph import convolution_work, decode_of, load_graph
 from export.half import also_artifact, unquantised
@@ -393,19 +393,15 @@ def _draft(
         domains=calibration.domains,
         method=method,
     )
-    page = render_card(described, spec, summary, bundle_id=f"{options.name}-{options.version}")
-    return BundleDraft(
+    draft = BundleDraft(
         name=options.name,
         version=options.version,
         detector=spec,
         calibration=summary,
         model_card=described,
-        contents={
-            **models,
-            CARD_NAME: page.encode(),
-            CALIBRATION_NAME: calibration.to_json().encode(),
-        },
+        contents={**models, CALIBRATION_NAME: calibration.to_json().encode()},
     )
+    return with_card(draft)
 
 
 def _methods(made: Mapping[str, _Quantised]) -> str:

@@ -173,6 +173,7 @@ def report(
     from export.measurement_day import measurement_day
 
     chosen, runtimes = _method(method), _runtimes(runtime)
+    day = measurement_day(date, os.environ)
     subjects = _subjects(
         run=run,
         data=data,
@@ -202,7 +203,7 @@ def report(
     drawn = next((subject.pictures for subject in subjects if subject.pictures is not None), None)
     document = CalibrationReport(
         name=name or _name(run, classifier, attribute_head, model),
-        date=measurement_day(date, os.environ),
+        date=day,
         pictures=None if drawn is None else set_report(drawn),
         heads=tuple(heads),
     )
@@ -449,7 +450,8 @@ def _print_sweep(result: SweepResult) -> None:
     console = Console()
     console.print(table)
     for runtime, name in result.chosen.items():
-        console.print(f"{result.head}, {runtime}: ship {name} ({result.judged_on})")
+        word = "for a trial" if result.trial else "ship"
+        console.print(f"{result.head}, {runtime}: {word} {name} ({result.judged_on})")
     if not result.chosen:
         why = "no candidate passes" if result.judged_on else "no labels, so nothing is chosen"
         console.print(f"{result.head}: {why}")

@@ -68,6 +68,7 @@ class Subject:
         figure: what the judge gives.
         allowed_points: that the parity gate lets a domain lose.
         pictures: the calibration set, when whole fields were drawn.
+        trial: not all pictures are looked at.
     """
 
     head: str
@@ -83,6 +84,7 @@ class Subject:
     figure: str
     allowed_points: float
     pictures: CalibrationSet | None = None
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,11 @@ class Limits:
     pictures: int | None = None
     fields: int | None = None
     threads: int = 1
+
+    @property
+    def trial(self) -> bool:
+        """Whether anything is left out."""
+        return self.pictures is not None or self.fields is not None
 
 
 def detector_subject(
@@ -313,6 +320,7 @@ def _of_pictures(
         figure="AP50-95",
         allowed_points=ALLOWED_POINTS,
         pictures=drawn,
+        trial=limits.trial,
     )
 
 
@@ -344,6 +352,7 @@ def _of_cells(
         judged_digest=_judged_digest(judged.files("val"), {"": views}),
         figure="macro-F1",
         allowed_points=ALLOWED_HEAD_POINTS,
+        trial=limits.trial,
     )
 
 

@@ -110,7 +110,7 @@ def load_sweep(path: Path) -> dict[str, SweepChoice]:
     """The choices in a ``sweep.json``, by head.
 
     Raises:
-        DataError: it cannot be read, or is none.
+        DataError: it cannot be read, is none, or was a trial.
     """
     try:
         heads = json.loads(path.read_bytes())["heads"]
@@ -121,6 +121,12 @@ def load_sweep(path: Path) -> dict[str, SweepChoice]:
         raise DataError(
             f"sweep {path}: not what `leukoscope calibrate sweep` writes; give its sweep.json"
         ) from error
+    for each in results:
+        if each.trial:
+            raise DataError(
+                f"sweep {path}: of the {each.head} it was a trial (--pictures, --fields), which "
+                "chooses nothing; sweep without them"
+            )
     return {each.head: SweepChoice(path, each.float_size, _plans(each)) for each in results}
 
 
