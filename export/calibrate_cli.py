@@ -75,6 +75,12 @@ _Pictures = Annotated[
 _Fields = Annotated[
     int | None, typer.Option(min=1, help="for a trial: judge so many fields per domain only")
 ]
+_Views = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="mirrored views of each field, at most [default: as many as the gate takes]"
+    ),
+]
 _Threads = Annotated[int, typer.Option(min=1, help="fields judged at once")]
 _Minimum = Annotated[int, typer.Option(min=1, help="fewer calibration pictures are refused")]
 _Seed = Annotated[int, typer.Option(min=0, help="of the draw")]
@@ -157,6 +163,7 @@ def report(
     name: Annotated[str | None, typer.Option(help="heads the page [default: the run's]")] = None,
     pictures: _Pictures = None,
     fields: _Fields = None,
+    views: _Views = None,
     threads: _Threads = 1,
     minimum: _Minimum = DEFAULT_MINIMUM,
     seed: _Seed = 0,
@@ -186,7 +193,7 @@ def report(
         detector=detector,
         minimum=minimum,
         seed=seed,
-        limits=Limits(pictures, fields, threads),
+        limits=Limits(pictures, fields, views, threads),
     )
     heads = [
         report_head(
@@ -241,6 +248,7 @@ def sweep(
     name: Annotated[str | None, typer.Option(help="heads the page [default: the run's]")] = None,
     pictures: _Pictures = None,
     fields: _Fields = None,
+    views: _Views = None,
     threads: _Threads = 1,
     minimum: _Minimum = DEFAULT_MINIMUM,
     seed: _Seed = 0,
@@ -280,7 +288,7 @@ def sweep(
             detector=detector,
             minimum=minimum,
             seed=seed,
-            limits=Limits(pictures, fields, threads),
+            limits=Limits(pictures, fields, views, threads),
         )
     ]
     title = name or _name(run, classifier, attribute_head, model)

@@ -199,6 +199,20 @@ def test_a_sweep_goes_on_where_it_stopped(subject: Subject, tmp_path: Path) -> N
     assert resumed.chosen == whole.chosen
 
 
+def test_fewer_views_judge_every_field_and_are_no_trial(
+    run: TrainingRun, float_model: bytes
+) -> None:
+    def judged(limits: Limits) -> Subject:
+        return detector_subject(run, float_model, minimum=20, limits=limits)
+
+    whole, once, trial = judged(Limits()), judged(Limits(views=1)), judged(Limits(fields=4))
+    fields = sum(len(group) for group in run.validation_fields().values())
+    assert once.judged_on == f"{fields} validation fields, each in one view"
+    assert "views" in whole.judged_on
+    assert whole.judged_digest != once.judged_digest
+    assert (whole.trial, once.trial, trial.trial) == (False, False, True)
+
+
 def test_heads_of_cells_are_judged_too(tmp_path: Path) -> None:
     from calibration.labelled_cells import open_cells
 
