@@ -117,6 +117,11 @@ class FilmRecord:
         return [each.age_ms for each in self._fields if each.age_ms is not None]
 
     @property
+    def stage_seconds(self) -> Mapping[str, Sequence[float]]:
+        """Time of every stage in every examined field, of which the report has percentiles."""
+        return self._seconds
+
+    @property
     def cells_found(self) -> int:
         """Cells of all fields."""
         return len(self._cells)
