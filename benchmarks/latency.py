@@ -147,6 +147,7 @@ def measure_latency(
                 "resolution_px": list(profile.resolution),
                 "frame_rate_hz": profile.frame_rate_hz,
                 "pixel_size_um": profile.pixel_size_um,
+                "white_cells_per_field": bench.white_cells[profile.name],
                 "overload_fps": trials.get(profile.name),
             }
             for profile in profiles
@@ -167,6 +168,7 @@ class _Bench:
         self._bundle = bundle
         self._scratch = scratch
         self._film: Any = None
+        self.white_cells: dict[str, float] = {}
         artifact = bundle.artifact_for("cpu")
         self._precision = artifact.precision
         self._shipped = scratch / "shipped.onnx"
@@ -194,6 +196,8 @@ class _Bench:
         film.mkdir(parents=True)
         short.mkdir()
         camera = VirtualCamera(self._film, profile, distinct)
+        white = [each for i in range(distinct) for each in camera.truth(i) if each.is_white_cell]
+        self.white_cells[profile.name] = round(len(white) / distinct, 3)
         for index in range(plan.fields):
             place = film / f"field_{index:06d}.bmp"
             if index < distinct:

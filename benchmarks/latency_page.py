@@ -111,7 +111,9 @@ def latency_page(document: Mapping[str, Any]) -> str:
         document=document,
         machine=document["machine"],
         busiest=round(100 * busiest) if busiest > BUSY_SHARE else None,
-        rates=[_rates(name, group) for name, group in _by_profile(rows)],
+        rates=[
+            _rates(name, group, document["profiles"][name]) for name, group in _by_profile(rows)
+        ],
         ages=[
             (name, [_ages(words, group, key) for key, words in _RUNS])
             for name, group in _by_profile(rows)
@@ -151,12 +153,15 @@ def _by_profile(
         yield name, [row for row in rows if row["profile"] == name]
 
 
-def _rates(profile: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
+def _rates(profile: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Chart:
     most = max(max(row["fields_per_s_rounds"]) for row in rows)
     bars = []
     for row in rows:
         low, high = min(row["fields_per_s_rounds"]), max(row["fields_per_s_rounds"])
-        looks = row["windows_per_field"]
+        looks, cells = row["windows_per_field"], row["cells_per_field"]
+        note = f"{looks:.1f} looks a field" if looks != 1 else "one look a field"
+        if cells is not None:
+            note += f", finds {cells:.1f} white cells of {facts['white_cells_per_field']:.1f}"
         bars.append(
             Bar(
                 who(row),
@@ -166,7 +171,7 @@ def _rates(profile: str, rows: Sequence[Mapping[str, Any]]) -> Chart:
                     Part("spread", _share(low, most), _share(high - low, most)),
                 ),
                 f"{row['fields_per_s']:.1f}/s",
-                f"{looks:.1f} windows a field" if looks != 1 else "one look a field",
+                note,
             )
         )
     return Chart(profile, tuple(bars), f"{most:.0f} fields/s")

@@ -121,7 +121,7 @@ def leukoscope(job: Job) -> dict[str, Any]:
             },
             "fields": done,
             "skipped": report.totals.fields_skipped,
-            "cells": report.totals.cells,
+            "cells_per_field": report.totals.cells / max(done, 1),
             "windows": sum(record.tiles for record in report.fields),
             "seconds": report.duration_s,
             "stage_seconds": stages,
@@ -256,7 +256,7 @@ def plain_loop(job: Job) -> dict[str, Any]:
         },
         "fields": len(fields),
         "skipped": 0,
-        "cells": cells,
+        "cells_per_field": cells / len(fields),
         "windows": len(fields),
         "seconds": duration,
         "stage_seconds": seconds,
@@ -286,11 +286,12 @@ def _peer(run: Callable[[Job, Marks], dict[str, Any]]) -> Callable[[Job], dict[s
         result = run(job, marks)
         # The first results pay for what a process does once, as the others' warm-up does.
         steady = marks.seconds[job["warm_up"] :]
+        found = result.get("found")
         return {
             "ran": {"detector": {"precision": job["onnx_precision"], **result["ran"]}},
             "fields": len(steady),
             "skipped": result["skipped"],
-            "cells": None,
+            "cells_per_field": None if not found else sum(map(len, found)) / len(found),
             "windows": len(steady),
             "seconds": sum(steady),
             "stage_seconds": {"whole": steady},
