@@ -1,0 +1,134 @@
+"""README tables of ``bench latency`` and ``bench roofline``.
+
+Owns their words. Does not own the markers (see ``published``) nor any number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+_PEERS = {
+    "plain_loop": "plain OpenCV-like loop",
+    "session_run": "bare `session.run`",
+    "ultralytics": "Ultralytics",
+}
+
+
+def _latency(result: dict[str, Any]) -> str:
+    machine, plan = result["machine"], result["plan"]
+    rows = [row for row in result["rows"] if "not_run" not in row]
+    shares = [row["others_share"] for row in rows]
+    lines = [
+        f"{machine['processor']}, {machine['cores']} cores, {machine['date'][:10]}; "
+        f"{result['bundle']}, {plan['threads']} threads, {plan['rounds']} interleaved rounds of "
+        f"{plan['fields_per_round']} fields of the virtual microscope. Other programs used "
+        f"{100 * min(shares):.0f} to {100 * max(shares):.0f} % of the machine meanwhile: read the "
+        f"ratios, not the rates. {_sentence(result['clocks']['note'])} Ages and times in ms, "
+        "percentiles of all fields.",
+        "",
+        "| camera profile | contender | fields/s | looks a field | white cells a field | field p50 "
+        "/ p99 | age p99 | age p99 under overload | grows, ms/s | MB | looks/s to bare "
+        "`session.run` | to Ultralytics |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        name = row["backend"] or _PEERS.get(row["contender"], row["contender"])
+        own, over = (row.get("live", {}).get(key, {}) for key in ("own_rate", "overload"))
+        there = result["profiles"][row["profile"]]["white_cells_per_field"]
+        cells = row["cells_per_field"]
+        found = "–" if cells is None else f"{cells:.1f} of {there:.1f}"
+        lines.append(
+            f"| {row['profile']} | {name} | {row['fields_per_s']:.1f} | "
+            f"{row['windows_per_field']:.1f} | {found} | "
+            f"{row['field']['p50_ms']:.0f} / {row['field']['p99_ms']:.0f} | "
+            + " | ".join(
+                _whole(value)
+                for value in (own.get("p99_ms"), over.get("p99_ms"), over.get("growth_ms_per_s"))
+            )
+            + f" | {row['peak_memory_mb']:.0f} | "
+            + " | ".join(
+                _ratio(row["against"].get(peer)) for peer in ("session_run", "ultralytics")
+            )
+            + " |"
+        )
+    bounds = [row["live"]["overload"] for row in rows if row["backend"] and "live" in row]
+    within = sum(bool(each.get("within_bound")) for each in bounds)
+    lines += [
+        "",
+        f"Under overload the film loop's age stays within twice its inference and one frame period "
+        f"in {within} of {len(bounds)} combinations. A look is one call of the detector; peers "
+        "look once a field and neither name nor describe cells.",
+    ]
+    reasons = {
+        (row["backend"] or row["contender"], row["not_run"])
+        for row in result["rows"]
+        if "not_run" in row
+    }
+    lines += [f"Not run: {name}: {reason}." for name, reason in sorted(reasons)]
+    energy = {
+        row["energy"]["reason"]
+        for row in rows
+        if row["backend"] is not None and not row["energy"]["measured"]
+    }
+    lines += [f"Energy: not measured, {reason}." for reason in sorted(energy)]
+    return "\n".join(lines) + "\n"
+
+
+def _roofline(result: dict[str, Any]) -> str:
+    lines = [
+        "Published times and the estimate of each. Where the device was fitted to, every network "
+        "was left out of its own fit.",
+        "",
+        "| device, precision, runtime | " + " | ".join(result["networks"]) + " | largest error |",
+        "|---|" + "---:|" * (len(result["networks"]) + 1),
+    ]
+    for check in result["checks"]:
+        rows = {row["network"]: row for row in check["rows"]}
+        fitted = "" if check["estimated"].startswith("each network") else " (not fitted to)"
+        cells = [
+            "–"
+            if name not in rows
+            else f"{rows[name]['published_ms']:.1f} → {rows[name]['estimated_ms']:.1f} "
+            f"({100 * rows[name]['error']:+.0f} %)"
+            for name in result["networks"]
+        ]
+        lines.append(
+            f"| {check['device']}, {check['precision']}, {check['runtime']}{fitted} | "
+            + " | ".join(cells)
+            + f" | {100 * check['worst_error']:.0f} % |"
+        )
+    lines += [
+        "",
+        f"Heads of {result['bundle']}, milliseconds a call, one picture or cell, with the range of "
+        "the largest error. **Estimated, not measured.**",
+        "",
+        "| model | device | GFLOP | in int8 | lower bound | estimate | range | error rests on |",
+        "|---|---|---:|---:|---:|---:|---|---|",
+    ]
+    for name, model in result["models"].items():
+        for row in model["estimates"]:
+            lines.append(
+                f"| {name.removesuffix('.onnx')} | {row['device']} | {model['gflop']:.3f} | "
+                f"{100 * model['int8_share']:.0f} % | {row['ideal_ms']:.2f} | "
+                f"{row['estimated_ms']:.2f} | {row['low_ms']:.2f}–{row['high_ms']:.2f} | "
+                f"{row['checked']} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _whole(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"
+
+
+def _ratio(each: Mapping[str, float] | None) -> str:
+    if each is None:
+        return "–"
+    return f"{each['ratio']:.2f} ({each['low']:.2f}–{each['high']:.2f})"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:].rstrip(".") + "."
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"latency": _latency, "roofline": _roofline}
