@@ -269,7 +269,7 @@ def _print_models(models: Mapping[str, Mapping[str, Any]]) -> None:
     for name, model in models.items():
         for row in model["estimates"]:
             table.add_row(
-                name,
+                name.removesuffix(".onnx"),
                 row["device"],
                 f"{model['gflop']:.3f}",
                 f"{model['int8_share']:.0%}",
@@ -278,4 +278,4 @@ def _print_models(models: Mapping[str, Mapping[str, Any]]) -> None:
                 f"{row['low_ms']:.2f} – {row['high_ms']:.2f}",
                 f"{row['memory_share']:.0%}",
             )
-    Console().print(table)
+    Console(width=120).print(table)

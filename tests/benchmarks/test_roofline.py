@@ -191,14 +191,20 @@ def test_two_networks_fit_one_factor_only() -> None:
 
 def test_an_estimate_says_what_its_error_rests_on() -> None:
     fits = [
-        Fit("jetson", "float16", "TensorRT", 0.5, 1e-5, 0.1, 0.05, 5),
-        Fit("card", "float16", "TensorRT", 0.5, 1e-5, 0.2, 0.05, 5),
+        Fit("jetson", "float16", "TensorRT", 0.5, 1e-5, 0.1, 0.05, 5, 0.001, 0.01),
+        Fit("card", "float16", "TensorRT", 0.5, 1e-5, 0.2, 0.05, 5, 0.001, 0.01),
     ]
     kernel = Kernel("a", "Conv", 1, 17 * 10**9, False, 0, 0)
     row = estimate([kernel], DEVICES["orin-nano-super"], fits)
     assert row["estimated_ms"] == pytest.approx(4.01, abs=0.001)
     assert (row["low_ms"], row["high_ms"]) == (pytest.approx(3.609), pytest.approx(4.411))
-    assert row["checked"].startswith("published times of this device")
+    assert row["checked"] == "published times of this device at this precision"
+    small = Kernel("a", "Conv", 1, 17 * 10**7, False, 0, 0)
+    row = estimate([small], DEVICES["orin-nano-super"], fits)
+    # Below all that was fitted to: the range begins without the cost of a kernel, 0.01 ms.
+    assert row["estimated_ms"] == pytest.approx(0.05)
+    assert (row["low_ms"], row["high_ms"]) == (pytest.approx(0.036), pytest.approx(0.055))
+    assert row["checked"].endswith("smaller than any network there")
     assert "not of this one" in estimate([kernel], DEVICES["agx-orin"], fits)["checked"]
     int8 = Kernel("a", "Conv", 1, 17 * 10**9, True, 0, 0)
     assert "nothing at this precision" in estimate([int8], DEVICES["rtx-4060"], fits)["checked"]
