@@ -85,7 +85,7 @@ def _rapl_packages(sysfs: Path) -> list[Path]:
     return [
         zone
         for zone in sorted((sysfs / "class" / "powercap").glob("intel-rapl:*"))
-        if zone.name.count(":") == 1 and sysfs_text(zone / "name").startswith("package")
+        if sysfs_text(zone / "name").startswith("package")
     ]
 
 

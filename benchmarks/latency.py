@@ -35,6 +35,8 @@ _FILM_SEED = 7
 # Above the fastest contender by this much no reader keeps up.
 _OVERLOAD = 2.0
 _PEERS = (PLAIN_LOOP, SESSION_RUN, ULTRALYTICS)
+# Their tensors or files lie ready.
+_NO_CAMERA = (SESSION_RUN, ULTRALYTICS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,27 +99,10 @@ def measure_latency(
         combinations = [
             each for profile in profiles for each in _combinations(plan, profile.name, backends)
         ]
-        not_run: dict[Combination, str] = {}
-        trials: dict[str, float] = {}
-        for each in combinations:
-            reason = bench.unable(each)
-            if reason is None:
-                progress(f"trying {each.name}")
-                found = bench.trial(each)
-                reason = found if isinstance(found, str) else None
-                if isinstance(found, float):
-                    trials[each.profile] = max(trials.get(each.profile, 0.0), found)
-            if reason is not None:
-                not_run[each] = reason
-                progress(f"{each.name}: not run: {reason}")
-        runs: dict[Combination, list[dict[str, Any]]] = {
-            each: [] for each in combinations if each not in not_run
-        }
-        for number in range(1, plan.rounds + 1):
-            for each, done in runs.items():
-                done.append(bench.run(each, trials[each.profile]))
-                rate = done[-1]["fields"] / done[-1]["seconds"]
-                progress(f"round {number}/{plan.rounds}  {each.name}: {rate:.1f} fields/s")
+        not_run, trials = _try_all(combinations, bench, progress)
+        able = [each for each in combinations if each not in not_run]
+        runs = _rounds(able, bench, trials, plan.rounds, progress)
+    rounds = len(next(iter(runs.values()), []))
     rows = [
         {"not_run": not_run[each], **_identity(each)}
         if each in not_run
@@ -131,7 +116,8 @@ def measure_latency(
         "plan": {
             "threads": plan.threads,
             "cores_allowed": cores,
-            "rounds": plan.rounds,
+            "rounds": rounds,
+            "rounds_planned": plan.rounds,
             "fields_per_round": plan.fields,
             "distinct_fields": min(plan.fields, _DISTINCT_FIELDS),
             "live_seconds": plan.seconds,
@@ -156,6 +142,56 @@ def measure_latency(
         },
         "rows": rows,
     }
+
+
+def _try_all(
+    combinations: Sequence[Combination], bench: _Bench, progress: Callable[[str], None]
+) -> tuple[dict[Combination, str], dict[str, float]]:
+    """What cannot run, with the reason, and for each profile a camera's rate that overloads all."""
+    not_run: dict[Combination, str] = {}
+    fastest: dict[str, float] = {}
+    same_anywhere: dict[str, str | None] = {}
+    for each in combinations:
+        reason = bench.unable(each)
+        if reason is None and each.contender in same_anywhere:
+            reason = same_anywhere[each.contender]
+        elif reason is None:
+            progress(f"trying {each.name}")
+            found = bench.trial(each)
+            if isinstance(found, str):
+                reason = found
+            else:
+                fastest[each.profile] = max(fastest.get(each.profile, 0.0), found)
+            if each.contender in _NO_CAMERA:
+                same_anywhere[each.contender] = reason
+        if reason is not None:
+            not_run[each] = reason
+            progress(f"{each.name}: not run: {reason}")
+    return not_run, fastest
+
+
+def _rounds(
+    combinations: Sequence[Combination],
+    bench: _Bench,
+    overload_fps: Mapping[str, float],
+    rounds: int,
+    progress: Callable[[str], None],
+) -> dict[Combination, list[dict[str, Any]]]:
+    """All runs, interleaved. Ctrl-C keeps the whole rounds that are done."""
+    runs: dict[Combination, list[dict[str, Any]]] = {each: [] for each in combinations}
+    try:
+        for number in range(1, rounds + 1):
+            for each, done in runs.items():
+                done.append(bench.run(each, overload_fps.get(each.profile, 0.0)))
+                rate = done[-1]["fields"] / done[-1]["seconds"]
+                progress(f"round {number}/{rounds}  {each.name}: {rate:.1f} fields/s")
+    except KeyboardInterrupt:
+        whole = min((len(done) for done in runs.values()), default=0)
+        if whole == 0:
+            raise
+        progress(f"interrupted: {whole} of {rounds} rounds are kept")
+        return {each: done[:whole] for each, done in runs.items()}
+    return runs
 
 
 class _Bench:
@@ -228,7 +264,7 @@ class _Bench:
             raise
         except LeukoscopeError as error:
             return str(error)
-        if each.contender in (SESSION_RUN, ULTRALYTICS):
+        if each.contender in _NO_CAMERA:
             return 0.0
         rate = float(result["fields"]) / float(result["seconds"])
         own = PROFILES[each.profile].frame_rate_hz
@@ -237,7 +273,7 @@ class _Bench:
     def run(self, each: Combination, overload_fps: float) -> dict[str, Any]:
         """One measured run."""
         fps = [PROFILES[each.profile].frame_rate_hz, overload_fps]
-        if each.contender in (SESSION_RUN, ULTRALYTICS):
+        if each.contender in _NO_CAMERA:
             fps = []
         before = WorkMeter.read()
         result = self._child(each, "film", fields=self._plan.fields, camera_fps=fps)
