@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -247,6 +247,31 @@ def test_a_camera_that_gave_no_frame_is_said_so() -> None:
     each = Combination("phone", "leukoscope", "onnxruntime")
     row = row_of(each, {each: [_run([0.1], [], None)]})
     assert row["live"]["own_rate"] == {"camera_fps": 10.0, "frames": 0}
+
+
+def test_whole_rounds_survive_an_interruption() -> None:
+    first, second = Combination("phone", "plain_loop"), Combination("phone", "session_run")
+
+    class Interrupted:
+        def __init__(self, after: int) -> None:
+            self.left = after
+
+        def run(self, each: Combination, overload_fps: float) -> dict[str, Any]:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+            return {"fields": 1, "seconds": 1.0, "place": self.left}
+
+    def rounds(after: int) -> dict[Combination, list[dict[str, Any]]]:
+        bench = cast("latency_module._Bench", Interrupted(after))
+        return latency_module._rounds([first, second], bench, {}, 3, lambda line: None)
+
+    found = rounds(3)
+    # The second round had begun, and counts for neither.
+    assert [run["place"] for run in found[first]] == [2]
+    assert [run["place"] for run in found[second]] == [1]
+    with pytest.raises(KeyboardInterrupt):
+        rounds(1)
 
 
 def test_growth_is_of_the_ends() -> None:

@@ -18,6 +18,7 @@ from benchmarks.cli import app
 from benchmarks.latency import SCHEMA_VERSION, WHAT
 from benchmarks.latency_compare import compare_latency, read_latency
 from benchmarks.latency_page import latency_page
+from benchmarks.published_latency import TABLES
 from edge_runtime.errors import DataError
 from edge_runtime.film_report import RESEARCH_USE
 
@@ -233,3 +234,19 @@ def test_a_busy_machine_is_said_at_the_top(result: dict[str, Any]) -> None:
     assert "Shared machine." not in latency_page(result)
     result["rows"][0]["others_share"] = 0.4
     assert "up to 40 %" in latency_page(result)
+
+
+def test_the_readme_tells_what_disturbed_and_what_was_not_run(result: dict[str, Any]) -> None:
+    result["machine"]["date"] = "2026-11-21T10:00:00"
+    result["rows"][0]["others_share"] = 0.4
+    result["rows"][0]["live"]["overload"]["within_bound"] = False
+    result["rows"][0]["against"] = {"session_run": {"ratio": 0.9, "low": 0.8, "high": 1.0}}
+    table = TABLES["latency"](result)
+    assert "used 2 to 40 % of the machine" in table
+    assert (
+        "| phone | onnxruntime | 10.0 | 2.0 | 1.5 of 1.6 | 60 / 75 | 120 | 120 | 0 | 200 |" in table
+    )
+    assert "| 0.90 (0.80–1.00) | – |" in table
+    assert "in 0 of 1 combinations" in table
+    assert "Not run: tensorrt: no GPU." in table
+    assert "Energy: not measured, no sensor." in table
