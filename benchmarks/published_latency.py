@@ -99,7 +99,7 @@ def _roofline(result: dict[str, Any]) -> str:
             + f" | {100 * check['worst_error']:.0f} % |"
         )
     heads = list(dict.fromkeys(model["head"] for model in result["models"].values()))
-    cells = {
+    estimates = {
         (row["device"], model["head"]): row
         for model in result["models"].values()
         for row in model["estimates"]
@@ -114,14 +114,14 @@ def _roofline(result: dict[str, Any]) -> str:
         "|---|" + "---:|" * len(heads) + "---|",
     ]
     for device, facts in result["devices"].items():
-        rows = [cells[device, head] for head in heads if (device, head) in cells]
-        if not rows:
+        known = [estimates[device, head] for head in heads if (device, head) in estimates]
+        if not known:
             continue
         shown = (
-            f"{row['estimated_ms']:.1f} ({row['low_ms']:.1f}–{row['high_ms']:.1f})" for row in rows
+            f"{row['estimated_ms']:.1f} ({row['low_ms']:.1f}–{row['high_ms']:.1f})" for row in known
         )
         lines.append(
-            f"| {facts['title']} | {' | '.join(shown)} | {rows[0]['checked'].partition(';')[0]} |"
+            f"| {facts['title']} | {' | '.join(shown)} | {known[0]['checked'].partition(';')[0]} |"
         )
     return "\n".join(lines) + "\n"
 
