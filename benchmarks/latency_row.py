@@ -28,7 +28,8 @@ HOW = {
     "fields_per_s": "examined fields by the film's time; crops and previews for its report "
     "are made in it, the page itself afterwards; median of rounds",
     "cells_per_field": "white cells found, true or not; white_cells_per_field of the profile are "
-    "those really there; Ultralytics reports from score 0.25 on, the others from the bundle's",
+    "those at least half visible, so cut cells are in the first alone; Ultralytics reports from "
+    "score 0.25 on, the others from the bundle's",
     "windows_per_s": "looks of the detector a second; a peer looks once a field",
     "stages": "percentiles over all fields of all rounds; as many fields at once as the backend "
     "has streams, so stages of different fields overlap",

@@ -247,6 +247,10 @@ def test_the_readme_tells_what_disturbed_and_what_was_not_run(result: dict[str, 
         "| phone | onnxruntime | 10.0 | 2.0 | 1.5 of 1.6 | 60 / 75 | 120 | 120 | 0 | 200 |" in table
     )
     assert "| 0.90 (0.80–1.00) | – |" in table
-    assert "in 0 of 1 combinations" in table
+    assert "in 0 of 1 combinations; 0 gave too few" in table
+    assert "measure again" not in table
+    for row in result["rows"][:2]:
+        row["others_share"] = 0.5
+    assert "measure again when it is idle" in TABLES["latency"](result)
     assert "Not run: tensorrt: no GPU." in table
     assert "Energy: not measured, no sensor." in table
