@@ -10,15 +10,10 @@ machine that grows warm or busy slows all of them and not the last one only.
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -27,18 +22,14 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.agreement import SAME_IOU, SAME_SHARE, SURE_SCORE, agreement
+from benchmarks.child_process import limited_cores, run_child
 from benchmarks.float_model import swap_in_float_model
 from benchmarks.machine import WorkMeter, named_without_machine
 from edge_runtime.bundle import Bundle, open_bundle
-from edge_runtime.errors import DataError, LeukoscopeError
+from edge_runtime.errors import DataError
 from edge_runtime.image_file import IMAGE_SUFFIXES
 
-# Far above what the slowest board needs; a contender that hangs ends the comparison.
-_RUN_LIMIT_S = 300
 _WARM_UP_FIELDS = 8
-# What a program needs to start at all; nothing that tunes threads or libraries.
-_KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TEMP", "SYSTEMROOT", "USERPROFILE")
-
 _OURS, _PEER = "leukoscope", "ultralytics"
 
 Model = Literal["float", "shipped"]
@@ -163,7 +154,7 @@ def compare(plan: Comparison, progress: Callable[[str], None]) -> dict[str, Any]
     copies = max(1, -(-plan.fields // len(every)))
     with (
         tempfile.TemporaryDirectory(prefix="leukoscope-bench-") as name,
-        _cores(plan.threads) as cores,
+        limited_cores(plan.threads) as cores,
     ):
         scratch = Path(name)
         film = _film_of(every, copies, scratch / "film")
@@ -245,9 +236,7 @@ class _Runner:
         self, contender: Contender, film: Path, *, fields: int, distinct: int
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Figures of one run, and what the contender found."""
-        job_file, result_file = self._scratch / "job.json", self._scratch / "result.json"
         report = self._scratch / "report"
-        result_file.unlink(missing_ok=True)
         job = {
             "contender": contender.function,
             "images": str(film),
@@ -261,33 +250,12 @@ class _Runner:
             "fields": fields,
             "distinct": distinct,
             "report": str(report) if contender.report else None,
-            "result": str(result_file),
+            "result": str(self._scratch / "result.json"),
         }
-        job_file.write_text(json.dumps(job), encoding="utf-8")
         before, started = WorkMeter.read(), time.monotonic()
-        try:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.contender", str(job_file)],
-                cwd=self._scratch,
-                env=_environment(self._plan.threads, self._scratch),
-                capture_output=True,
-                text=True,
-                timeout=_RUN_LIMIT_S,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise LeukoscopeError(
-                f"contender {contender.name}: no result after {_RUN_LIMIT_S} s; it hangs, or "
-                "give fewer --fields"
-            ) from error
+        result = run_child("benchmarks.contender", job, self._scratch, name=contender.name)
         after = WorkMeter.read()
         shutil.rmtree(report, ignore_errors=True)
-        if done.returncode != 0 or not result_file.is_file():
-            reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise LeukoscopeError(
-                f"contender {contender.name}: ended with {done.returncode}: {reason}"
-            )
-        result = json.loads(result_file.read_text(encoding="utf-8"))
         if result["skipped"] or result["fields"] != fields:
             raise DataError(
                 f"contender {contender.name}: {result['fields']} of {fields} fields done, "
@@ -383,38 +351,6 @@ def _film_of(images: Sequence[Path], copies: int, folder: Path) -> Path:
             # Leading zeros: text order and number order must be the same.
             shutil.copyfile(image, folder / f"field_{index:06d}{image.suffix.lower()}")
     return folder
-
-
-def _environment(threads: int, scratch: Path) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    return kept | {
-        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
-        "OMP_NUM_THREADS": str(threads),
-        # Ultralytics: no news from its servers, no installs, and settings of its own that
-        # the warm-up run writes, so that no measured run has to.
-        "YOLO_OFFLINE": "true",
-        "YOLO_AUTOINSTALL": "false",
-        "YOLO_CONFIG_DIR": str(scratch),
-    }
-
-
-@contextmanager
-def _cores(threads: int) -> Iterator[int | None]:
-    """Keeps this process and its children on as many cores as there are threads.
-
-    A contender that reads and decodes beside its inference threads would otherwise use
-    cores that its peers leave idle. None where the system cannot do this.
-    """
-    if not hasattr(os, "sched_setaffinity"):
-        yield None
-        return
-    before = os.sched_getaffinity(0)
-    allowed = set(sorted(before)[:threads])
-    os.sched_setaffinity(0, allowed)
-    try:
-        yield len(allowed)
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _unable(contender: Contender) -> str | None:

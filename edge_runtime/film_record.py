@@ -116,6 +116,11 @@ class FilmRecord:
         return self._skipped
 
     @property
+    def stage_seconds(self) -> Mapping[str, Sequence[float]]:
+        """Time of every stage in every examined field, of which the report has percentiles."""
+        return self._seconds
+
+    @property
     def ages_ms(self) -> list[float]:
         """Age of every examined field of a live camera, from capture to result."""
         return [each.age_ms for each in self._fields if each.age_ms is not None]

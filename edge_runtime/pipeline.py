@@ -126,6 +126,11 @@ class FilmRunner:
         """Ends the film after the fields in hand; safe from a signal handler or thread."""
         self._stop.set()
 
+    @property
+    def stage_seconds(self) -> dict[str, list[float]]:
+        """Time of every stage in every examined field so far, for those who measure."""
+        return {stage: list(each) for stage, each in self._record.stage_seconds.items()}
+
     def run(self) -> FilmReport:
         """Runs until the camera ends or ``stop`` is called; returns the written report.
 
