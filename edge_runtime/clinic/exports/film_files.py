@@ -217,7 +217,13 @@ def _nameless(report: FilmReport) -> FilmReport:
     gate = report.gate
     if gate is not None:
         gate = gate.model_copy(update={"profile": None, "profile_made_at": None})
-    update = {"source": "", "started_at": "", "settings": {}, "fields": fields, "gate": gate}
+    update: dict[str, Any] = {
+        "source": "",
+        "started_at": "",
+        "settings": {},
+        "fields": fields,
+        "gate": gate,
+    }
     return report.model_copy(update=update)
 
 
