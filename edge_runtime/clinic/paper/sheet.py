@@ -395,12 +395,11 @@ class Sheet:
         """Text as lines of at most ``width``."""
         pdf = self._pdf
         pdf.set_font(_FAMILY, "B" if bold else "", size)
+        drawable = self._drawable(words)
+        if "\n" not in drawable and pdf.get_string_width(drawable) <= width:
+            return [drawable]
         found = pdf.multi_cell(
-            width,
-            text=self._drawable(words),
-            align="L",
-            dry_run=True,
-            output=MethodReturnValue.LINES,
+            width, text=drawable, align="L", dry_run=True, output=MethodReturnValue.LINES
         )
         return [str(line) for line in found] if isinstance(found, list) and found else [""]
 
