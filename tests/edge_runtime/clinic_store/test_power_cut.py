@@ -36,24 +36,29 @@ from edge_runtime.clinic.store.store import open_store
 from edge_runtime.types import FieldResult
 from tests.clinic_films import SETUP, field_of
 
+def say(*words):
+    # A line in one write, whole or not at all: unbuffered, print writes each word by itself, and a
+    # kill in between would glue the next line to half of one.
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
+
 fields = [field_of(n, ("neutrophil", "lymphocyte", "neutrophil")) for n in range(4)]
-print("ready", flush=True)
+say("ready")
 for line in iter(sys.stdin.readline, ""):
     child = os.fork()
     if child:
         os.waitpid(child, 0)
-        print("gone", flush=True)
+        say("gone")
         continue
     # By the child itself: it may be at work before its parent is.
-    print("pid", os.getpid(), flush=True)
+    say("pid", os.getpid())
     with open_store(Path(line.strip())) as store:
         sink = StoreSink(store, NewFilm("S-1"), SETUP)
         sink.start()
-        print("film", sink.film, flush=True)
+        say("film", sink.film)
         for index in range(100_000):
             like = fields[index % 4]
             sink.append(FieldResult(index, *(getattr(like, x) for x in FieldResult.__slots__[1:])))
-            print("field", index, flush=True)
+            say("field", index)
 """
 
 
