@@ -34,7 +34,11 @@ DISTRIBUTION_OF = {
     "fhir": "fhir.resources",
 }
 # What only a clinic's device has, and where alone it may be imported.
-CLINIC_FOLDERS = ("edge_runtime/clinic/store/", "edge_runtime/clinic/exports/")
+CLINIC_FOLDERS = (
+    "edge_runtime/clinic/store/",
+    "edge_runtime/clinic/exports/",
+    "edge_runtime/clinic/web/",
+)
 
 # Imports every module of one package in a fresh interpreter and reports what that loaded.
 # An optional backend's own library may be absent; anything else missing is an error.
