@@ -117,6 +117,13 @@ class FilmRecord:
         return [each.age_ms for each in self._fields if each.age_ms is not None]
 
     @property
+    def outside_domain(self) -> bool | None:
+        """Whether the film so far is outside the bundle's domain; None where nobody can tell."""
+        spec = self._setup.domain
+        film = None if spec is None else judge_film(self._domains, spec.threshold)
+        return None if film is None else film.outside
+
+    @property
     def cells_found(self) -> int:
         """Cells of all fields."""
         return len(self._cells)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime import __version__
 from edge_runtime.backends import BackendRow, InferenceBackend, backend_row, open_backend
-from edge_runtime.bundle import Artifact, Bundle, HeadName, ModelCard
+from edge_runtime.bundle import UNCLASSIFIED, Artifact, Bundle, HeadName, ModelCard
 from edge_runtime.cameras import Camera
 from edge_runtime.errors import BundleError
 from edge_runtime.film_report import (
@@ -28,13 +28,17 @@ from edge_runtime.film_report import (
 )
 from edge_runtime.settings import Settings
 from edge_runtime.sinks import Sink
-from edge_runtime.types import RunStatus
+from edge_runtime.types import Frame, RunStatus
 
 if TYPE_CHECKING:
     from edge_runtime.attribute_head import AttributeHead
     from edge_runtime.classifier import Classifier
     from edge_runtime.domain_score import DomainScorer
+    from edge_runtime.film.camera_profile import CameraProfile
     from edge_runtime.film.description import DescriptionTemplate
+    from edge_runtime.film.gate import GateVerdict
+    from edge_runtime.film.guide import FilmGuide
+    from edge_runtime.film.screening import ScreeningRule
     from edge_runtime.film_record import FilmSetup
     from edge_runtime.pipeline import FilmRunner
     from edge_runtime.stages import Detector
@@ -237,8 +241,21 @@ def film_runner(
     settings: Settings,
     sinks: Sequence[Sink] = (),
     on_status: Callable[[RunStatus], None] = lambda status: None,
+    guide: FilmGuide | None = None,
+    on_frame: Callable[[Frame, GateVerdict | None], None] | None = None,
 ) -> FilmRunner:
-    """A runner for one film; the camera must be open."""
+    """A runner for one film; the camera must be open.
+
+    Args:
+        loaded: the bundle's stages.
+        camera: open.
+        source: as a person named it.
+        settings: in force.
+        sinks: where results go.
+        on_status: after every field.
+        guide: of this film (see ``film_guide``); None examines every field and counts every find.
+        on_frame: gets every frame before it is examined (see ``FilmRunner``).
+    """
     from edge_runtime.pipeline import FilmRunner
 
     return FilmRunner(
@@ -251,7 +268,67 @@ def film_runner(
         sinks=sinks,
         setup=film_setup(loaded, source=source, settings=settings),
         on_status=on_status,
+        guide=guide,
+        on_frame=on_frame,
     )
+
+
+def film_guide(
+    loaded: LoadedBundle,
+    settings: Settings,
+    *,
+    live: bool,
+    profile: CameraProfile | None = None,
+    gate: bool = True,
+    mosaic: bool = True,
+) -> FilmGuide:
+    """A guide for one film of overlapping fields, as of a live camera or a stage moved by hand.
+
+    Args:
+        loaded: the bundle's stages.
+        settings: of screening.
+        live: whether frames follow each other in time, so that motion between them tells
+            something.
+        profile: of the camera, for the gate's limits and the size of its pixels.
+        gate: refuse fields that are not good enough.
+        mosaic: put fields together, so that each cell counts once.
+    """
+    from edge_runtime.film.gate import FieldGate
+    from edge_runtime.film.guide import FilmGuide
+    from edge_runtime.film.mosaic import FilmMosaic
+    from edge_runtime.film.screening import blasts_of
+    from edge_runtime.film.tally import RunningTally
+
+    spec = None if loaded.classifier is None else loaded.classifier.spec
+    blasts = blasts_of(spec)
+    tally = None
+    if spec is not None:
+        tally = RunningTally(
+            spec.classes,
+            unclassified=UNCLASSIFIED,
+            outside=spec.outside_differential,
+            blasts=blasts,
+        )
+    return FilmGuide(
+        gate=FieldGate(profile, live=live) if gate else None,
+        mosaic=FilmMosaic() if mosaic else None,
+        tally=tally,
+        rule=_rule_in_background(loaded, settings) if spec is not None else lambda wait: None,
+        profile=profile,
+        blasts=blasts,
+    )
+
+
+def _rule_in_background(
+    loaded: LoadedBundle, settings: Settings
+) -> Callable[[bool], ScreeningRule | None]:
+    """The screening rule, made beside the film: its bounds take longer than a first field may."""
+    from edge_runtime.film.screening import build_rule
+
+    maker = ThreadPoolExecutor(1, thread_name_prefix="screening")
+    making = maker.submit(build_rule, loaded.bundle.manifest, settings)
+    maker.shutdown(wait=False)
+    return lambda wait: making.result() if wait or making.done() else None
 
 
 def film_setup(loaded: LoadedBundle, *, source: str, settings: Settings) -> FilmSetup:

@@ -30,6 +30,8 @@ class LiveFeed(Generic[R]):
         examine: one frame and the seconds it was waited for, to its result; called by as many
             threads at once as there are ``streams``.
         clock: seconds.
+        admit: called for every frame, in order, before it is examined; a ``SkippedFrame`` comes
+            out in its place. It must be quick: meanwhile no other frame is asked for.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class LiveFeed(Generic[R]):
         *,
         streams: int,
         clock: Callable[[], float] = time.perf_counter,
+        admit: Callable[[Frame], Frame | SkippedFrame] = lambda frame: frame,
     ) -> None:
         self._camera = camera
+        self._admit = admit
         self._examine = examine
         self._clock = clock
         self._streams = streams
@@ -89,13 +93,16 @@ class LiveFeed(Generic[R]):
             while self._pace.enter():
                 before = self._clock()
                 item = next(frames, None)
+                waited_s = self._clock() - before
                 if item is None:
                     break
+                if isinstance(item, Frame):
+                    item = self._admit(item)
                 if isinstance(item, SkippedFrame):
                     self._pace.examined()
                     self._out.put(item)
                 else:
-                    self._out.put(pool.submit(self._one, item, self._clock() - before))
+                    self._out.put(pool.submit(self._one, item, waited_s))
             self._out.put(None)
         except BaseException as error:  # noqa: BLE001  it is raised again by ``results``
             self._out.put(error)

@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -42,12 +42,18 @@ from edge_runtime.types import (
     CellFinding,
     Detections,
     FieldResult,
+    Float32Array,
     Frame,
     JudgedAttribute,
     RunState,
     RunStatus,
     SkippedFrame,
 )
+
+if TYPE_CHECKING:
+    from edge_runtime.film.gate import GateVerdict
+    from edge_runtime.film.guide import FilmGuide
+    from edge_runtime.film.mosaic import MosaicUpdate
 
 # Frames decoded ahead of the detector: enough to hide a slow file, few enough that a
 # dozen megapixels each do not fill a small device's memory.
@@ -64,7 +70,13 @@ class _Examined:
 
 
 class FilmRunner:
-    """Runs one film from a camera to its sinks. Use an instance once."""
+    """Runs one film from a camera to its sinks. Use an instance once.
+
+    With a ``guide``, frames that its gate refuses are skipped with the reason, and where it puts
+    fields together each cell of the film counts once. ``on_frame`` gets every frame of the camera,
+    refused ones too, before it is examined; it is called by the thread that reads the camera, must
+    be quick, and ends the film when it raises.
+    """
 
     def __init__(
         self,
@@ -78,6 +90,8 @@ class FilmRunner:
         sinks: Sequence[Sink],
         setup: FilmSetup,
         on_status: Callable[[RunStatus], None] = lambda status: None,
+        guide: FilmGuide | None = None,
+        on_frame: Callable[[Frame, GateVerdict | None], None] | None = None,
         clock: Callable[[], float] = time.perf_counter,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
@@ -99,6 +113,8 @@ class FilmRunner:
         self._sinks = sinks
         self._setup = setup
         self._on_status = on_status
+        self._guide = guide
+        self._on_frame = on_frame
         self._clock = clock
         self._now = now
         self._stop = threading.Event()
@@ -172,7 +188,9 @@ class FilmRunner:
 
     def _loop_live(self, camera: LiveCamera, started: float) -> None:
         """The same for a camera that does not wait."""
-        feed = LiveFeed(camera, self._examine, streams=self._streams, clock=self._clock)
+        feed = LiveFeed(
+            camera, self._examine, streams=self._streams, clock=self._clock, admit=self._admit
+        )
         told_s: int | None = None
         with closing(feed.results(self._stop.is_set)) as results:
             for done in results:
@@ -194,10 +212,25 @@ class FilmRunner:
                 item = next(iterator, None)
                 if item is None:
                     break
-                self._put(frames, (item, self._clock() - before))
+                read_s = self._clock() - before
+                if isinstance(item, Frame):
+                    item = self._admit(item)
+                self._put(frames, (item, read_s))
             self._put(frames, None, even_when_stopped=True)
         except BaseException as error:  # noqa: BLE001  it is raised again by the loop
             self._put(frames, error, even_when_stopped=True)
+
+    def _admit(self, frame: Frame) -> Frame | SkippedFrame:
+        """The frame, or why it is not worth examining; in the thread that reads the camera."""
+        guide, verdict = self._guide, None
+        if guide is not None:
+            frame = guide.scaled(frame)
+            verdict = guide.judge(frame)
+        if self._on_frame is not None:
+            self._on_frame(frame, verdict)
+        if verdict is None or verdict.reason is None:
+            return frame
+        return SkippedFrame(frame.index, frame.name, verdict.reason)
 
     def _put(self, frames: queue.Queue[Any], item: Any, even_when_stopped: bool = False) -> None:
         while even_when_stopped or not self._ends():
@@ -229,38 +262,68 @@ class FilmRunner:
                 sink.skip(done)
             return
         examined = done.result()
+        frame, examination = examined.frame, examined.examination
         before = self._clock()
-        result = self._show(examined.frame, examined.examination)
+        cells = [self._finding(examination, row) for row in range(len(examination.detections))]
+        cells, update = self._on_film(frame, examination, cells)
+        placed = self._clock()
+        result = self._show(frame, examination, cells, update)
         shown = self._clock()
         for sink in self._sinks:
             sink.append(result)
         seconds = {
             "read": examined.read_s,
-            **examined.examination.seconds,
-            "crop": shown - before,
+            **examination.seconds,
+            **({} if update is None else {"mosaic": placed - before}),
+            "crop": shown - (before if update is None else placed),
             "write": self._clock() - shown,
         }
         self._last_age_ms = result.age_ms
-        self._record.add(result, examined.examination, seconds)
+        self._record.add(result, examination, seconds)
+        if self._guide is not None:
+            self._guide.note_domain(self._record.outside_domain)
 
-    def _show(self, frame: Frame, examination: Examination) -> FieldResult:
+    def _on_film(
+        self, frame: Frame, examination: Examination, cells: list[CellFinding]
+    ) -> tuple[list[CellFinding], MosaicUpdate | None]:
+        """The cells with their places on the film, and what they changed there."""
+        guide = self._guide
+        if guide is None:
+            return cells, None
+        names = [cell.class_name for cell in cells]
+        update = guide.take(frame, examination.detections, names)
+        if update is None:
+            return cells, None
+        place = guide.place(frame.index)
+        return [
+            replace(
+                cell,
+                film_cell=guide.film_cell(frame.index, row),
+                film_xy=None if place is None else _middle_on_film(cell, place),
+                counts=guide.counts(frame.index, row),
+            )
+            for row, cell in enumerate(cells)
+        ], update
+
+    def _show(
+        self,
+        frame: Frame,
+        examination: Examination,
+        cells: list[CellFinding],
+        update: MosaicUpdate | None,
+    ) -> FieldResult:
         """Crops and preview, each cut once from the decoded frame."""
-        found, settings = examination.detections, self._setup.settings
-        if not self._sinks:
-            # A run without sinks measures or evaluates; nobody would see the pictures.
-            crops, preview, scale = [b""] * len(found), b"", 1.0
-        else:
-            crops = [
-                encode_jpeg(
-                    cut_crop(
-                        frame.pixels,
-                        box,
-                        margin=settings.crop_margin,
-                        largest_side=settings.crop_side_px,
-                    ),
-                    quality=settings.jpeg_quality,
-                )
-                for box in found.boxes_xyxy
+        settings = self._setup.settings
+        preview, scale = b"", 1.0
+        # A run without sinks measures or evaluates; nobody would see the pictures.
+        if self._sinks:
+            boxes = examination.detections.boxes_xyxy
+            cells = [
+                # A repeat that is no better than the look before it is not looked at.
+                replace(cell, crop_jpeg=self._crop(frame, box))
+                if cell.counts or cell.film_cell is None
+                else cell
+                for cell, box in zip(cells, boxes, strict=True)
             ]
             scale = min(1.0, settings.preview_side_px / max(frame.width, frame.height))
             small = frame.pixels
@@ -268,25 +331,34 @@ class FilmRunner:
                 size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
                 small = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
             preview = encode_jpeg(small, quality=settings.jpeg_quality)
-        cells = tuple(self._finding(examination, row, crop) for row, crop in enumerate(crops))
         full = encode_jpeg(frame.pixels, quality=95) if settings.save_frames else None
+        age_ms = None
+        if self._live is not None:
+            age_ms = round((self._clock_ns() - frame.captured_at_ns) / 1e6, 3)
         return FieldResult(
             frame.index,
             frame.name,
             frame.width,
             frame.height,
-            cells,
+            tuple(cells),
             preview,
             scale,
             examination.windows,
             full,
-            None
-            if self._live is None
-            else round((self._clock_ns() - frame.captured_at_ns) / 1e6, 3),
+            age_ms,
+            update,
+            frame.pixel_size_um,
         )
 
-    def _finding(self, examination: Examination, row: int, crop_jpeg: bytes) -> CellFinding:
-        """One cell in the words of the bundle."""
+    def _crop(self, frame: Frame, box: Float32Array) -> bytes:
+        settings = self._setup.settings
+        crop = cut_crop(
+            frame.pixels, box, margin=settings.crop_margin, largest_side=settings.crop_side_px
+        )
+        return encode_jpeg(crop, quality=settings.jpeg_quality)
+
+    def _finding(self, examination: Examination, row: int) -> CellFinding:
+        """One cell in the words of the bundle, without its picture."""
         found, classes, setup = examination.detections, examination.classes, self._setup
         x1, y1, x2, y2 = (round(float(side), 2) for side in found.boxes_xyxy[row])
         name = setup.class_names[int(found.class_ids[row])]
@@ -306,7 +378,7 @@ class FilmRunner:
             (x1, y1, x2, y2),
             round(float(found.scores[row]), 4),
             name,
-            crop_jpeg,
+            b"",
             best_class=best,
             class_probability=None if best is None or shares is None else shares[best],
             class_probabilities=shares,
@@ -342,8 +414,14 @@ class FilmRunner:
                 frame_age_ms=self._last_age_ms,
                 frames_passed_over=0 if live is None else live.frames_passed_over,
                 camera_gap=None if live is None else live.open_gap,
+                guidance=None if self._guide is None else self._guide.guidance(),
             )
         )
+
+
+def _middle_on_film(cell: CellFinding, place: tuple[int, float, float]) -> tuple[float, float]:
+    x1, y1, x2, y2 = cell.box_xyxy
+    return round(place[1] + (x1 + x2) / 2, 2), round(place[2] + (y1 + y2) / 2, 2)
 
 
 def _judged(

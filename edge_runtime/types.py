@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from edge_runtime.film.guide import Guidance
+    from edge_runtime.film.mosaic import MosaicUpdate
 
 UInt8Image = NDArray[np.uint8]
 Float32Array = NDArray[np.float32]
@@ -220,6 +224,12 @@ class CellFinding:
         class_probabilities: by class, in the classifier's order.
         attributes: by name, in the schema's order, None where not judged; None without an
             attribute head.
+        film_cell: id of the film's cell that this shows; None where fields are not put together,
+            and while the place of its field is not known. Fragments that are tied together later
+            may show that it is another one.
+        film_xy: middle of the box in film coordinates, frame pixels; None as above.
+        counts: it stands for its cell, or nothing is put together; else it is a repeat, or nobody
+            knows yet what it is, and only a better look or a later field may make it count.
     """
 
     box_xyxy: tuple[float, float, float, float]
@@ -230,6 +240,9 @@ class CellFinding:
     class_probability: float | None = None
     class_probabilities: Mapping[str, float] | None = None
     attributes: Mapping[str, JudgedAttribute | None] | None = None
+    film_cell: int | None = None
+    film_xy: tuple[float, float] | None = None
+    counts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +254,9 @@ class FieldResult:
         preview_scale: preview pixels per frame pixel.
         frame_jpeg: the field at full size, only when the run saves frames.
         age_ms: from capture to this result; None when the camera is not live.
+        mosaic: what this field changed on the film, also of earlier finds: a row of a sighting is
+            a place in ``cells`` of its field; None where fields are not put together.
+        pixel_size_um: µm per frame pixel; None when unknown.
     """
 
     index: int
@@ -253,6 +269,8 @@ class FieldResult:
     tiles: int
     frame_jpeg: bytes | None = field(default=None, repr=False)
     age_ms: float | None = None
+    mosaic: MosaicUpdate | None = None
+    pixel_size_um: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +283,8 @@ class RunStatus:
             had come.
         camera_gap: the gap that a live camera is in; None while pictures come. It is emitted
             when a gap begins, and about every second while it lasts.
+        guidance: for the person at the microscope; None where nobody is guided. ``cells_found``
+            then counts each cell once.
     """
 
     state: RunState
@@ -276,6 +296,7 @@ class RunStatus:
     frame_age_ms: float | None = None
     frames_passed_over: int = 0
     camera_gap: CameraGap | None = None
+    guidance: Guidance | None = None
 
     @property
     def fields_per_s(self) -> float:

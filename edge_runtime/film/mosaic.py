@@ -34,7 +34,8 @@ class MosaicUpdate:
     """What one field changed; to be applied in this order.
 
     Attributes:
-        place: of the field, or that it is lost and why.
+        place: of the field, or that it is lost and why; None at the film's end, which brings ties
+            and merges alone.
         earlier: an earlier field that was lost and has its place now.
         sightings: finds of this field, after those of the earlier one. Of a lost field there are
             none: its cells are not counted as long as its place is not known.
@@ -42,7 +43,7 @@ class MosaicUpdate:
         merges: cells that turned out to be others; each was counted once too often.
     """
 
-    place: Placed | Lost
+    place: Placed | Lost | None
     earlier: Placed | None = None
     sightings: tuple[Sighting, ...] = ()
     ties: tuple[FragmentTie, ...] = ()
