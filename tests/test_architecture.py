@@ -32,9 +32,18 @@ DISTRIBUTION_OF = {
     "cv2": "opencv-python-headless",
     "argon2": "argon2-cffi",
     "fhir": "fhir.resources",
+    "fpdf": "fpdf2",
+    "fontTools": "fonttools",
+    "PIL": "pillow",
 }
 # What only a clinic's device has, and where alone it may be imported.
-CLINIC_FOLDERS = ("edge_runtime/clinic/store/", "edge_runtime/clinic/exports/")
+CLINIC_FOLDERS = (
+    "edge_runtime/clinic/store/",
+    "edge_runtime/clinic/exports/",
+    "edge_runtime/clinic/web/",
+    "edge_runtime/clinic/paper/",
+    "edge_runtime/clinic/film_pdf.py",
+)
 
 # Imports every module of one package in a fresh interpreter and reports what that loaded.
 # An optional backend's own library may be absent; anything else missing is an error.

@@ -1,0 +1,157 @@
+"""Every text of the printed report, in English; the catalogue's keys.
+
+Owns the wording; values stand in braces. Does not own where a text stands (see
+``clinic.film_pdf``), nor what the bundle says in its own language: model card, description.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from edge_runtime.film_report import RESEARCH_USE
+
+
+class Translate(Protocol):
+    """Says a message of this module in the reader's language.
+
+    Names of classes are asked for as well; one that is not known is given back as it is.
+    """
+
+    def __call__(self, message: str, /, **values: object) -> str:
+        """The text, with the values put in."""
+
+
+def in_english(message: str, /, **values: object) -> str:
+    """A message as it stands here."""
+    return message.format(**values) if values else message
+
+
+RESEARCH = RESEARCH_USE
+
+TITLE = "Blood film report"
+TITLE_OF = "Blood film report: slide {slide}"
+SUBJECT = "White-cell differential proposed by software"
+PAGE = "Page {page} of {pages}"
+FOOT = "Film {film}, slide {slide}"
+CONTINUED = "{what} (continued)"
+
+# How far the review is.
+PRELIMINARY = "PRELIMINARY"
+FINAL = "FINAL"
+AMENDED = "AMENDED"
+PRELIMINARY_MEANS = (
+    "Preliminary: proposed by software, not reviewed by a person. Every count below may change."
+)
+SIGNED_BY = "Reviewed and signed by {user}, {when}."
+AMENDED_MEANS = "Signed before, reopened and signed anew: this report replaces earlier ones."
+NO_LONGER = (
+    "What is stored is not what was signed: its digest differs. Do not use this report; have the "
+    "film reviewed again."
+)
+PARTIAL = (
+    "Partial: the run was interrupted before the film ended. The counts cover only the fields "
+    "examined until then."
+)
+OUTSIDE_DOMAIN = (
+    "Outside the validated domain: this film looks unlike those the model was validated on "
+    "(score {score}, outside above {threshold}). Its figures were not shown to hold here."
+)
+
+# Film.
+SLIDE = "Slide"
+PATIENT = "Patient number"
+FILM = "Film"
+STARTED = "Started"
+FINISHED = "Finished"
+EXAMINED_BY = "Examined by"
+NOTE = "Note"
+FIELDS = "Fields"
+FIELDS_COUNT = "{examined} examined, {skipped} skipped"
+CELLS = "Cells"
+CELLS_COUNT = "{cells} counted"
+CORRECTIONS = "Corrected by people"
+CORRECTIONS_COUNT = "{renamed} named anew, {rejected} rejected, {added} added"
+NOBODY = "nobody was signed in"
+NONE = "none"
+NOT_GIVEN = "not given"
+
+# Differential.
+DIFFERENTIAL = "Differential"
+CLASS = "Class"
+COUNT = "Cells"
+PERCENT = "%"
+INTERVAL = "{confidence} % interval"
+TOTAL = "Total"
+BESIDE = "Beside the differential"
+UNCLASSIFIED = "unclassified"
+INTERVALS_MEAN = (
+    "Exact binomial intervals, each by itself. They hold for cells drawn at random and named "
+    "without error: what the model gets wrong is not in them."
+)
+NO_CLASSIFIER = "The bundle names no classes; cells are only counted."
+NO_CELLS = "No cell was found in the examined fields."
+FEW_CELLS = "Fewer than 100 cells: the shares are uncertain, as the intervals say."
+
+# Description.
+DESCRIPTION = "Description"
+
+# Cells.
+CELL_PICTURES = "Cells by class"
+CELL_PICTURES_ARE = (
+    "A sample from the surest to the least sure of each class; field and number of each cell, and "
+    "how probable the model holds its class, or that a person named it (✓)."
+)
+CELLS_SHOWN = "{shown} of {count}"
+CELL_PLACE = "{field} · {number}"
+CELL_ALT = "{class_name}, cell {number} of field {field}"
+NO_PICTURE = "no picture"
+UNREADABLE = "{count} pictures could not be read from the store; check the store."
+
+# Skipped fields.
+SKIPPED = "Skipped fields"
+REASON = "Reason"
+MORE_REASONS = "{count} further reasons"
+
+# What looked at it.
+MODEL = "Model and limits"
+BUNDLE = "Model bundle"
+DIGEST = "SHA-256"
+BUNDLE_SIGNED = "Bundle signed by"
+NOT_CHECKED = "no signature was asked for"
+DETECTOR = "Detector"
+CLASSIFIER = "Classifier"
+ATTRIBUTES = "Attribute head"
+RAN = "{artifact}, {precision}, on {name} {version}, {device}"
+DOMAIN = "Domain"
+DOMAIN_INSIDE = "within the validated domain (score {score}, outside above {threshold})"
+DOMAIN_OUTSIDE = "outside the validated domain (score {score}, outside above {threshold})"
+DOMAIN_UNKNOWN = "not assessed"
+PROGRAM = "Program"
+LIMITS = "Limits, as the bundle states them"
+
+# Signatures.
+REVIEW = "Review"
+UNSIGNED = "Not signed. Whoever reviews the film on paper signs here; it does not sign the record."
+REVIEWED_BY = "Reviewed by"
+DATE = "Date"
+REMARKS = "Remarks"
+SIGNED = "Signed"
+COMMENT = "Comment"
+WITHDRAWN = "Withdrawn"
+WITHDRAWN_BY = "{when}, by {user}: {why}"
+CONTENT = "Content (SHA-256)"
+CONTENT_MEANS = (
+    "The digest covers slide, patient, bundle, fields and every cell with its class, as they were "
+    "when this report was made."
+)
+CONTENT_HOLDS = "matches what is stored"
+CONTENT_DIFFERS = "does not match what is stored"
+UNDRAWN = (
+    "The font of this report lacks some characters, drawn as □; the record itself holds them: "
+    "{characters}"
+)
+
+MESSAGES: tuple[str, ...] = tuple(
+    value for name, value in list(globals().items()) if name.isupper() and isinstance(value, str)
+)
+"""What a catalogue must hold to print the report in another language."""
