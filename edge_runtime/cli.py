@@ -23,6 +23,7 @@ from edge_runtime.film_report import RESEARCH_USE
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+    from edge_runtime.film.guide import Guidance
     from edge_runtime.film_report import DifferentialRecord, DomainRecord, FilmReport, LiveRecord
     from edge_runtime.types import RunStatus
 
@@ -88,6 +89,27 @@ def run(
     settings_file: Annotated[
         Path | None, typer.Option("--settings", help="TOML file with any of the settings")
     ] = None,
+    camera_profile: Annotated[
+        Path | None,
+        typer.Option(
+            help="of the camera, as `leukoscope setup camera` writes it [default: the stored one "
+            "of this source]"
+        ),
+    ] = None,
+    gate: Annotated[
+        bool | None,
+        typer.Option(
+            help="skip fields that are blurred, badly lit, moving or empty [default: with a live "
+            "camera or a stage moved by hand]"
+        ),
+    ] = None,
+    mosaic: Annotated[
+        bool | None,
+        typer.Option(
+            help="put overlapping fields together, so that each cell counts once [default: as "
+            "--gate]"
+        ),
+    ] = None,
 ) -> None:
     """Examine a film: find its white cells and write a report.
 
@@ -95,7 +117,7 @@ def run(
     """
     spare_threads()
     from edge_runtime.cameras import open_camera
-    from edge_runtime.film_run import bundle_to_run, film_runner, load_bundle
+    from edge_runtime.film_run import bundle_to_run, film_runner, guide_for, load_bundle
     from edge_runtime.settings import load_settings
 
     settings = load_settings(
@@ -109,9 +131,7 @@ def run(
             "threads": threads,
         },
     )
-    opened = bundle_to_run(
-        bundle, settings, say=lambda line: typer.echo(f"leukoscope: {line}", err=True)
-    )
+    opened = bundle_to_run(bundle, settings, say=_say)
     with (
         load_bundle(opened, settings) as loaded,
         open_camera(source, limit=settings.limit) as camera,
@@ -119,6 +139,16 @@ def run(
         from edge_runtime.clinic.report_files import report_sinks
 
         sinks = report_sinks(out, save_frames=settings.save_frames)
+        guide = guide_for(
+            camera,
+            loaded,
+            settings,
+            source=source,
+            profile_file=camera_profile,
+            gate=gate,
+            mosaic=mosaic,
+            say=_say,
+        )
         with _Progress() as progress:
             runner = film_runner(
                 loaded,
@@ -127,10 +157,15 @@ def run(
                 settings=settings,
                 sinks=sinks,
                 on_status=progress.show,
+                guide=guide,
             )
             with _CtrlC(runner.stop):
                 report = runner.run()
     _print_summary(report, out)
+
+
+def _say(line: str) -> None:
+    typer.echo(f"leukoscope: {line}", err=True)
 
 
 @app.command()
@@ -257,6 +292,7 @@ class _Progress:
                 skipped = f"CAMERA LOST for {gap.seconds:.0f} s: {gap.reason}"
             elif status.frame_age_ms is not None:
                 skipped = f"{status.frame_age_ms:.0f} ms old {skipped}"
+            skipped = " ".join(part for part in (skipped, _guided(status.guidance)) if part)
             self._display.update(
                 self._task,
                 total=status.fields_total,
@@ -269,6 +305,17 @@ class _Progress:
     def __exit__(self, *exc: object) -> None:
         if self._display is not None:
             self._display.stop()
+
+
+def _guided(guidance: Guidance | None) -> str:
+    """The most pressing thing to know while the film runs."""
+    if guidance is None:
+        return ""
+    if guidance.gate is not None and guidance.gate.reason is not None:
+        return guidance.gate.reason
+    if guidance.lost is not None:
+        return f"TRACK LOST: {guidance.lost}"
+    return "" if guidance.screening is None else guidance.screening.text
 
 
 class _CtrlC:
@@ -308,6 +355,7 @@ def _print_summary(report: FilmReport, out: Path) -> None:
         )
     if report.live is not None:
         _print_live(report.live)
+    _print_guided(report)
     if report.differential is not None:
         _print_differential(report.differential)
     typer.echo(_say_domain(report.domain))
@@ -331,6 +379,31 @@ def _print_live(live: LiveRecord) -> None:
             f"CAMERA LOST {len(live.gaps)} times, {sum(gap.seconds for gap in live.gaps):.1f} s in "
             f"all; longest {longest.seconds:.1f} s: {longest.reason}"
         )
+
+
+def _print_guided(report: FilmReport) -> None:
+    """What was refused, what has no place, and whether it was enough."""
+    if report.gate is not None and report.gate.refused:
+        refused = ", ".join(f"{count} {why}" for why, count in report.gate.refused.items())
+        typer.echo(f"refused of {report.gate.judged} fields: {refused}")
+    mosaic = report.mosaic
+    if mosaic is not None:
+        typer.echo(
+            f"each cell once: {mosaic.fields_placed} of {mosaic.fields} fields have their place on "
+            f"the film; {mosaic.repeats} finds were repeats"
+        )
+        if mosaic.lost:
+            typer.echo(
+                f"TRACK LOST in {sum(mosaic.lost.values())} fields: their "
+                f"{mosaic.finds_without_place} cells are not counted"
+            )
+        if mosaic.cells_apart:
+            typer.echo(
+                f"PARTS NOT JOINED: {mosaic.fragments}; of {mosaic.cells_apart} cells outside the "
+                "largest some may be counted twice"
+            )
+    if report.screening is not None:
+        typer.echo(report.screening.text)
 
 
 def _say_domain(domain: DomainRecord | None) -> str:

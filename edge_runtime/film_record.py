@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,11 +43,13 @@ from edge_runtime.film_report import (
     TypeCountsRecord,
     VoteRecord,
 )
+from edge_runtime.guided_record import guided_records, on_film
 from edge_runtime.settings import Settings
 from edge_runtime.types import CellFinding, FieldResult, SkippedFrame
 
 if TYPE_CHECKING:
     from edge_runtime.film.description import DescriptionTemplate
+    from edge_runtime.film.guide import FilmGuided
 
 _PERCENT_DECIMALS = 2
 _DOMAIN_DECIMALS = 4
@@ -86,6 +88,8 @@ class FilmRecord:
         self._setup = setup
         self._fields: list[FieldRecord] = []
         self._cells: list[CellRecord] = []
+        # Field and row of each.
+        self._finds: list[tuple[int, int]] = []
         self._seconds: dict[str, list[float]] = {}
         self._skipped = 0
         self._domains: list[FieldDomain] = []
@@ -125,7 +129,7 @@ class FilmRecord:
 
     @property
     def cells_found(self) -> int:
-        """Cells of all fields."""
+        """Cells of all fields, those seen twice as well."""
         return len(self._cells)
 
     def skip(self, skipped: SkippedFrame) -> None:
@@ -174,6 +178,7 @@ class FilmRecord:
             )
         )
         self._cells += [_cell_record(result.index, cell) for cell in result.cells]
+        self._finds += [(result.index, row) for row in range(len(result.cells))]
         if self._bank is not None:
             found, classes = examination.detections, examination.classes
             types, values = found.class_ids, found.attribute_values
@@ -191,13 +196,37 @@ class FilmRecord:
         started_at: datetime,
         duration_s: float,
         live: LiveRecord | None = None,
+        guided: FilmGuided | None = None,
     ) -> FilmReport:
-        """The report of what was added so far; ``live`` is what a live camera tells of itself."""
+        """The report of what was added so far.
+
+        Args:
+            state: whether the film came to its end.
+            started_at: with a time zone.
+            duration_s: of the film.
+            live: what a live camera tells of itself.
+            guided: what the film's guide leaves, if it had one.
+        """
         setup = self._setup
+        fields, cells, more = self._fields, self._cells, dict[str, Any]()
+        if guided is not None:
+            more = guided_records(guided, setup.classifier)
+            if guided.together is not None:
+                fields, cells, not_counted = on_film(guided.together, fields, cells, self._finds)
+                more["not_counted"] = not_counted
         names = [*self._types, *([] if setup.classifier is None else [UNCLASSIFIED])]
         by_class = Counter(dict.fromkeys(names, 0))
-        by_class.update(cell.class_name for cell in self._cells)
-        summary = None if self._bank is None else self._bank.summary()
+        by_class.update(cell.class_name for cell in cells)
+        bank = self._bank
+        if bank is not None and cells is not self._cells:
+            bank = bank_of(
+                cells,
+                setup.attribute_schema,
+                self._types,
+                artefacts=[] if setup.classifier is None else setup.classifier.outside_differential,
+                rules=self._rules,
+            )
+        summary = None if bank is None else bank.summary()
         return FilmReport(
             state=state,
             source=setup.source,
@@ -208,12 +237,12 @@ class FilmRecord:
             backend=setup.backend,
             model_card=setup.model_card,
             settings=setup.settings.model_dump(mode="json"),
-            fields=self._fields,
-            cells=self._cells,
+            fields=fields,
+            cells=cells,
             totals=TotalsRecord(
                 fields=self.fields_done,
                 fields_skipped=self._skipped,
-                cells=len(self._cells),
+                cells=len(cells),
                 cells_by_class=dict(by_class),
             ),
             timings=[_timing(stage, values) for stage, values in self._seconds.items()],
@@ -227,7 +256,42 @@ class FilmRecord:
             description=None if summary is None else description_record(summary, setup.template),
             domain=None if setup.domain is None else _domain(setup.domain, self._domains),
             live=live,
+            **more,
         )
+
+
+def bank_of(
+    cells: Sequence[CellRecord],
+    schema: AttributeSchema | None,
+    types: Sequence[str],
+    *,
+    artefacts: Sequence[str],
+    rules: BankRules,
+) -> MorphologyBank:
+    """The morphology bank of a report's cells.
+
+    Args:
+        cells: those that count; one of a class that is no type is unclassified.
+        schema: the attributes; None when nobody judges any.
+        types: of cells.
+        artefacts: types beside the differential.
+        rules: of the bank.
+    """
+    bank = MorphologyBank(schema, types, artefacts=artefacts, rules=rules)
+    place = {name: number for number, name in enumerate(types)}
+    attributes = () if schema is None else schema.attributes
+    values = np.full((len(cells), len(attributes)), MISSING, np.int64)
+    for row, cell in enumerate(cells):
+        for column, attribute in enumerate(attributes):
+            judged = (cell.attributes or {}).get(attribute.name)
+            if judged is not None and judged.value in attribute.values:
+                values[row, column] = attribute.values.index(judged.value)
+    bank.add(
+        np.array([place.get(cell.class_name, MISSING) for cell in cells], np.int64),
+        np.array([cell.score for cell in cells], np.float32),
+        values,
+    )
+    return bank
 
 
 def morphology_record(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 RESEARCH_USE = "For research use only. Not for use in diagnostic procedures."
 
 FilmState = Literal["complete", "interrupted"]
@@ -45,6 +45,17 @@ class BackendRecord(_Record):
     threads: int = Field(description="concurrent inference calls times threads of each")
 
 
+class FieldPlaceRecord(_Record):
+    """Where a field lies on the film, in frame pixels, right and down."""
+
+    fragment: int = Field(
+        description="part of the film whose coordinates these are; how parts lie to each other is "
+        "not known"
+    )
+    x: float = Field(description="of the field's upper left corner")
+    y: float
+
+
 class FieldRecord(_Record):
     """One field of view, in the order in which the camera gave it."""
 
@@ -62,6 +73,14 @@ class FieldRecord(_Record):
     age_ms: float | None = Field(
         default=None, description="from capture to result; null when the camera is not live"
     )
+    place: FieldPlaceRecord | None = Field(
+        default=None, description="null without a mosaic, and where nobody knows"
+    )
+    lost: str | None = Field(
+        default=None,
+        description="why nobody knows the place of this field, whose cells are not counted; null "
+        "otherwise",
+    )
 
 
 class AttributeRecord(_Record):
@@ -71,8 +90,19 @@ class AttributeRecord(_Record):
     probability: float = Field(ge=0, le=1)
 
 
+class CellPlaceRecord(_Record):
+    """Which cell of the film this is, and where it lies, as the mosaic has it."""
+
+    cell: int = Field(description="number of the cell on its film")
+    number: int = Field(description="of this find among all of its field, from 1")
+    fragment: int = Field(description="as of a field's place")
+    x: float = Field(description="of the middle of its box on the film, frame pixels")
+    y: float
+    sightings: int = Field(description="how often it was found")
+
+
 class CellRecord(_Record):
-    """One found white cell."""
+    """One found white cell; with a mosaic each cell of the film once, as in its best look."""
 
     field: int = Field(description="index of its field")
     box_xyxy: tuple[float, float, float, float] = Field(
@@ -94,6 +124,20 @@ class CellRecord(_Record):
     attributes: dict[str, AttributeRecord | None] | None = Field(
         default=None,
         description="by name, null where not judged; null without an attribute head",
+    )
+    place: CellPlaceRecord | None = Field(default=None, description="null without a mosaic")
+
+
+class UncountedRecord(_Record):
+    """A find that is not counted: a repeat, or in a field of which nobody knows the place."""
+
+    field: int = Field(description="index of its field")
+    number: int = Field(description="among all finds of its field, from 1")
+    box_xyxy: tuple[float, float, float, float] = Field(description="as of a cell")
+    score: float = Field(ge=0, le=1)
+    class_name: str
+    cell: int | None = Field(
+        description="the film's cell that it repeats; null when its field has no place"
     )
 
 
@@ -286,6 +330,76 @@ class LiveRecord(_Record):
     gaps: list[CameraGapRecord]
 
 
+class GateRecord(_Record):
+    """Which fields were refused before they were examined."""
+
+    profile: str | None = Field(
+        description="name of the camera's profile; null when nobody has set the camera up, and the "
+        "limits are those that suit no camera well"
+    )
+    profile_made_at: str | None = Field(description="ISO 8601 with offset")
+    limits: dict[str, float]
+    judged: int = Field(description="frames of the camera")
+    refused: dict[str, int] = Field(description="by what was wrong with them")
+
+
+class MosaicRecord(_Record):
+    """How the fields were put together, so that each cell counts once."""
+
+    fields: int = Field(description="examined fields")
+    fields_placed: int = Field(description="those with a place")
+    lost: dict[str, int] = Field(description="fields without one, by the reason's first word")
+    cells: int = Field(description="of the film, each once")
+    cells_apart: int = Field(
+        description="of these, cells in fragments other than the largest: some may be counted twice"
+    )
+    fragments: int = Field(description="parts of which nobody knows how they lie to each other")
+    finds_without_place: int = Field(description="finds in lost fields; not counted")
+    repeats: int = Field(description="finds that showed a cell again; not counted")
+    pixel_size_um: float | None = Field(description="µm per frame pixel; null when unknown")
+
+
+class TallyRecord(_Record):
+    """How far the count came."""
+
+    cells: int = Field(description="cells of the differential")
+    tier: int | None = Field(description="highest of 100, 200 and 400 reached; null below")
+    next_tier: int | None = Field(description="null from the last on")
+    cells_to_next: int
+    blasts: int = Field(description="cells named a blast of any kind")
+    blast_classes: list[str]
+
+
+class CorrectedShareRecord(_Record):
+    """The share of blasts, corrected for the classifier's measured confusion."""
+
+    percent: float
+    low_percent: float
+    high_percent: float
+    at_least_threshold: float = Field(description="posterior probability of that")
+
+
+class ScreeningRecord(_Record):
+    """What the stop rule said at the film's end, of the classes that the model gave.
+
+    It says when to stop scanning, never what a patient has.
+    """
+
+    state: str = Field(
+        description="enough: below, enough: above, keep scanning, unsettled or abstains"
+    )
+    text: str = Field(description="one line for the operator")
+    threshold_percent: float
+    confidence: float
+    cells: int = Field(description="white cells, unclassified ones too")
+    named: int = Field(description="those named blasts")
+    why: str | None = Field(description="why it abstains; null otherwise")
+    more_cells: int = Field(description="about how many more are needed; 0 when enough")
+    may_settle: bool
+    corrected: CorrectedShareRecord | None = Field(description="null when it abstains")
+    domain_assessed: bool
+
+
 class FilmReport(_Record):
     """The whole record of one film."""
 
@@ -322,6 +436,17 @@ class FilmReport(_Record):
         default=None, description="null when the bundle has no statistics: not assessed"
     )
     live: LiveRecord | None = Field(default=None, description="null when the camera is not live")
+    gate: GateRecord | None = Field(default=None, description="null when no field was judged")
+    mosaic: MosaicRecord | None = Field(
+        default=None, description="null when fields were not put together: every find counts"
+    )
+    not_counted: list[UncountedRecord] = Field(
+        default_factory=list, description="empty without a mosaic"
+    )
+    tally: TallyRecord | None = Field(default=None, description="null when nobody was guided")
+    screening: ScreeningRecord | None = Field(
+        default=None, description="null when nobody was guided, or without a classifier"
+    )
 
 
 def film_json_schema() -> dict[str, Any]:

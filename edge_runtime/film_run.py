@@ -319,6 +319,53 @@ def film_guide(
     )
 
 
+def guide_for(
+    camera: Camera,
+    loaded: LoadedBundle,
+    settings: Settings,
+    *,
+    source: str,
+    profile_file: Path | None = None,
+    gate: bool | None = None,
+    mosaic: bool | None = None,
+    say: Callable[[str], None],
+) -> FilmGuide | None:
+    """The guide that suits a camera; none for separate pictures, unless a person asks for one.
+
+    Args:
+        camera: open.
+        loaded: the bundle's stages.
+        settings: of screening.
+        source: as a person named the camera; its stored profile is found by it.
+        profile_file: of the camera's profile, when it is not the stored one.
+        gate: refuse fields that are not good enough; None: when fields overlap, or a profile is
+            named.
+        mosaic: count each cell once; None: when fields overlap.
+        say: takes what a person must know.
+
+    Raises:
+        SettingsError: a profile cannot be read, or is none.
+    """
+    from edge_runtime.cameras import is_moved, shows_motion
+
+    moved = is_moved(camera)
+    gate = (moved or profile_file is not None) if gate is None else gate
+    mosaic = moved if mosaic is None else mosaic
+    if not gate and not mosaic:
+        return None
+    from edge_runtime.film.camera_profile import load_profile, profile_of
+
+    profile = profile_of(source) if profile_file is None else load_profile(profile_file)
+    if gate and profile is None:
+        say(
+            f"{source}: nobody has set this camera up; fields are refused by limits that suit no "
+            "camera well: `leukoscope setup camera`, or --no-gate"
+        )
+    return film_guide(
+        loaded, settings, live=shows_motion(camera), profile=profile, gate=gate, mosaic=mosaic
+    )
+
+
 def _rule_in_background(
     loaded: LoadedBundle, settings: Settings
 ) -> Callable[[bool], ScreeningRule | None]:

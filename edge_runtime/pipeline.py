@@ -36,7 +36,7 @@ from edge_runtime.film_report import FilmReport, FilmState
 from edge_runtime.live_feed import LiveFeed
 from edge_runtime.live_record import live_record
 from edge_runtime.postprocess import cut_crop, encode_jpeg
-from edge_runtime.sinks import Sink
+from edge_runtime.sinks import Sink, settles
 from edge_runtime.stages import Detector
 from edge_runtime.types import (
     CellFinding,
@@ -389,9 +389,16 @@ class FilmRunner:
         live = None
         if self._live is not None:
             live = live_record(self._live, self._record.ages_ms, started_ns=self._started_ns)
-        report = self._record.report(state, started_at, self._clock() - started, live)
+        update = None if self._guide is None else self._guide.finish()
+        guided = None if self._guide is None else self._guide.guided()
+        report = self._record.report(state, started_at, self._clock() - started, live, guided)
         failure: LeukoscopeError | None = None
         for sink in self._sinks:
+            try:
+                if update is not None and settles(sink):
+                    sink.settle(update)
+            except LeukoscopeError as error:
+                failure = failure or error
             try:
                 sink.finish(report)
             except LeukoscopeError as error:
@@ -403,18 +410,19 @@ class FilmRunner:
 
     def _tell(self, state: RunState, started: float) -> None:
         record, live = self._record, self._live
+        guidance = None if self._guide is None else self._guide.guidance()
         self._on_status(
             RunStatus(
                 state=state,
                 fields_done=record.fields_done,
                 fields_skipped=record.fields_skipped,
-                cells_found=record.cells_found,
+                cells_found=record.cells_found if guidance is None else guidance.cells_counted,
                 elapsed_s=self._clock() - started,
                 fields_total=self._camera.frame_count,
                 frame_age_ms=self._last_age_ms,
                 frames_passed_over=0 if live is None else live.frames_passed_over,
                 camera_gap=None if live is None else live.open_gap,
-                guidance=None if self._guide is None else self._guide.guidance(),
+                guidance=guidance,
             )
         )
 

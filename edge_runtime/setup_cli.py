@@ -6,7 +6,6 @@ profile's file (see ``film.camera_profile``).
 
 from __future__ import annotations
 
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -62,7 +61,7 @@ def camera(
     """
     from pydantic import ValidationError
 
-    from edge_runtime.film.camera_profile import save_profile
+    from edge_runtime.film.camera_profile import profile_folder, save_profile
     from edge_runtime.film.camera_setup import build_profile
 
     pictures = _fields(source, fields)
@@ -87,12 +86,6 @@ def camera(
     _print(profile, len(pictures))
     typer.echo(f"written to {path}")
     typer.echo(RESEARCH_USE)
-
-
-def profile_folder() -> Path:
-    """Where this user's camera profiles are: ``leukoscope/cameras`` in the configuration folder."""
-    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(home) / "leukoscope" / "cameras"
 
 
 def _fields(source: str, wanted: int) -> list[UInt8Image]:

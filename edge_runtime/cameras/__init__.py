@@ -91,6 +91,19 @@ def is_live(camera: Camera) -> TypeGuard[LiveCamera]:
     return getattr(camera, "live", False) is True
 
 
+def is_moved(camera: Camera) -> bool:
+    """Whether its fields overlap, as those of a live camera or of a stage moved by hand."""
+    return is_live(camera) or getattr(camera, "by_hand", False) is True
+
+
+def shows_motion(camera: Camera) -> bool:
+    """Whether what lies between two frames tells that the film moves under the camera.
+
+    Pictures of a folder do not, and those of a stage that stands still for each do not either.
+    """
+    return is_live(camera) and getattr(camera, "stepwise", False) is not True
+
+
 @dataclass(frozen=True, slots=True)
 class FoundCamera:
     """A camera that is here: the source that opens it, and its name for a person."""

@@ -154,7 +154,13 @@ def open_camera(
         return PacedDevice(pictures, fps, device=inner, clock_ns=clock_ns)
 
     return WatchedCamera(
-        opened, source=source, name="paced", limit=limit, patience=patience, clock_ns=clock_ns
+        opened,
+        source=source,
+        name="paced",
+        limit=limit,
+        patience=patience,
+        stepwise=True,
+        clock_ns=clock_ns,
     )
 
 

@@ -43,6 +43,7 @@ class VirtualCamera:
     Attributes:
         film: the film under the microscope, with its cells in film coordinates.
         profile: the microscope and camera.
+        by_hand: the stage is moved by hand, so that fields overlap.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class VirtualCamera:
         frames: int = DEFAULT_FRAMES,
         *,
         centres_um: Sequence[tuple[float, float]] | None = None,
+        by_hand: bool = False,
         clock: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         """Nothing is rendered yet.
@@ -61,10 +63,12 @@ class VirtualCamera:
             profile: the microscope and camera.
             frames: how many fields, spread over the film.
             centres_um: the middle of every field in film µm, instead of ``frames``.
+            by_hand: whether that is the way of a hand.
             clock: monotonic, in ns.
         """
         self.film = film
         self.profile = profile
+        self.by_hand = by_hand
         self._optics = Optics(profile)
         self._clock = clock
         self._centres = _scan(film, profile, frames) if centres_um is None else tuple(centres_um)
@@ -188,4 +192,5 @@ def open_camera(
         path = hand_path(film.size_um, profile.field_um, frames, seed, jumps=frames // 150)
     except ValueError as error:
         raise CameraError(f"source {source!r}: {error}; take a 100x profile") from error
-    return VirtualCamera(film, profile, centres_um=[step.centre_um for step in path], clock=clock)
+    centres = [step.centre_um for step in path]
+    return VirtualCamera(film, profile, centres_um=centres, by_hand=True, clock=clock)

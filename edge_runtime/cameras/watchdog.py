@@ -56,7 +56,11 @@ _MOST_BROKEN = 10
 
 
 class WatchedCamera:
-    """A live camera around a device. Iterate it once, from one thread."""
+    """A live camera around a device. Iterate it once, from one thread.
+
+    Attributes:
+        stepwise: the stage stands still for every picture, however far it went since the last.
+    """
 
     def __init__(
         self,
@@ -67,8 +71,10 @@ class WatchedCamera:
         limit: int | None = None,
         pixel_size_um: float | None = None,
         patience: Patience | None = None,
+        stepwise: bool = False,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        self.stepwise = stepwise
         if limit is not None and limit < 1:
             raise CameraError(f"source {source!r}: limit {limit} leaves no field; give 1 or more")
         self._open_device = open_device

@@ -18,7 +18,7 @@ from typing import Any
 
 from edge_runtime.clinic.atomic_file import prepare_folder, replacing, sync_folder, utf8
 from edge_runtime.errors import StoreError
-from edge_runtime.film_report import CellRecord, FilmReport
+from edge_runtime.film_report import CellPlaceRecord, CellRecord, FilmReport
 from edge_runtime.sinks import Sink
 from edge_runtime.types import FieldResult, SkippedFrame
 
@@ -39,6 +39,8 @@ CSV_COLUMNS = (
     "class_probability",
     "best_class",
 )
+# After the fixed ones, where fields were put together.
+FILM_COLUMNS = ("film_cell", "fragment", "film_x", "film_y", "sightings")
 
 _BOX_DECIMALS = 2  # hundredths of a pixel: far below what a box can mean
 _SCORE_DECIMALS = 6  # float32 holds no more
@@ -175,6 +177,8 @@ def _json_pieces(report: FilmReport) -> Iterator[str]:
     for cell in document["cells"]:
         cell["box_xyxy"] = [round(side, _BOX_DECIMALS) for side in cell["box_xyxy"]]
         _round_probabilities(cell)
+    for find in document["not_counted"]:
+        find["box_xyxy"] = [round(side, _BOX_DECIMALS) for side in find["box_xyxy"]]
     for stage in document["timings"]:
         for key in ("p50_ms", "p95_ms", "p99_ms"):
             stage[key] = round(stage[key], _TIME_DECIMALS)
@@ -226,9 +230,10 @@ def _not_finite(value: Any, where: str) -> str | None:
 
 
 def csv_columns(report: FilmReport) -> tuple[str, ...]:
-    """The columns of a film's ``cells.csv``: a fixed part, then two for each attribute."""
+    """The columns of a film's ``cells.csv``: a fixed part, places, then two for each attribute."""
+    places = () if report.mosaic is None else FILM_COLUMNS
     pairs = ((f"attribute:{name}", f"attribute:{name}:probability") for name in _attributes(report))
-    return (*CSV_COLUMNS, *(column for pair in pairs for column in pair))
+    return (*CSV_COLUMNS, *places, *(column for pair in pairs for column in pair))
 
 
 def _attributes(report: FilmReport) -> list[str]:
@@ -250,7 +255,10 @@ def _csv_rows(report: FilmReport) -> Iterator[str]:
     attributes = _attributes(report)
     numbers: dict[int, int] = {}
     for cell in report.cells:
+        place = cell.place
         number = numbers[cell.field] = numbers.get(cell.field, 0) + 1
+        if place is not None:
+            number = place.number
         yield written(
             (
                 cell.field,
@@ -261,9 +269,17 @@ def _csv_rows(report: FilmReport) -> Iterator[str]:
                 plain_text(cell.class_name),
                 _rounded(cell.class_probability),
                 plain_text(cell.best_class or ""),
+                *(() if report.mosaic is None else _place(place)),
                 *(part for name in attributes for part in _attribute_pair(cell, name)),
             )
         )
+
+
+def _place(place: CellPlaceRecord | None) -> tuple[float | str, ...]:
+    """The columns of a place; empty for a cell that a person added."""
+    if place is None:
+        return ("",) * len(FILM_COLUMNS)
+    return place.cell, place.fragment, place.x, place.y, place.sightings
 
 
 def _rounded(probability: float | None) -> float | str:

@@ -7,7 +7,9 @@ judging fields by it (see ``gate``).
 from __future__ import annotations
 
 import json
+import os
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,38 @@ def load_profile(path: Path) -> CameraProfile:
             f"camera profile {path}: {where}: {first['msg']}; make it anew with "
             "`leukoscope setup camera`"
         ) from error
+
+
+def profile_folder() -> Path:
+    """Where this user's camera profiles are: ``leukoscope/cameras`` in the configuration folder."""
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home) / "leukoscope" / "cameras"
+
+
+def profile_of(source: str, folder: Path | None = None) -> CameraProfile | None:
+    """The profile of the camera that a source names, the newest should there be several.
+
+    One that was set up under the very same source comes first; else one of the same device with
+    other options, such as another size of its pictures.
+
+    Args:
+        source: as given to ``--source``.
+        folder: of profiles; None takes the user's.
+
+    Returns:
+        None when nobody has set the camera up.
+
+    Raises:
+        SettingsError: a file there cannot be read, or is no profile.
+    """
+    folder = profile_folder() if folder is None else folder
+    profiles = [load_profile(path) for path in sorted(folder.glob(f"*{SUFFIX}"))]
+    device = source.split("?", 1)[0]
+    ranked = sorted(
+        (each for each in profiles if each.source.split("?", 1)[0] == device),
+        key=lambda each: (each.source == source, datetime.fromisoformat(each.made_at)),
+    )
+    return ranked[-1] if ranked else None
 
 
 def _toml(profile: CameraProfile) -> str:

@@ -48,6 +48,23 @@ class Guidance:
 
 
 @dataclass(frozen=True, slots=True)
+class PutTogether:
+    """What a mosaic leaves of a film.
+
+    Attributes:
+        counted: which find stands for which cell.
+        cells: by id.
+        places: of the fields.
+        pixel_size_um: µm per pixel of the fields; None when unknown.
+    """
+
+    counted: CountedCells
+    cells: Mapping[int, FilmCell]
+    places: FieldPlaces
+    pixel_size_um: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class FilmGuided:
     """What a guide leaves for the film's record.
 
@@ -56,10 +73,7 @@ class FilmGuided:
         frames_judged: by the gate.
         profile: of the camera; None when the gate had none.
         gate: None without one.
-        counted: which find stands for which cell; None without a mosaic, as are the next three.
-        cells: of the film by id.
-        places: of its fields.
-        pixel_size_um: µm per pixel of the fields; None when unknown.
+        together: None without a mosaic.
         plan: what the screening rule was asked; None without one.
         blasts: classes that count as blasts.
     """
@@ -68,10 +82,7 @@ class FilmGuided:
     frames_judged: int
     profile: CameraProfile | None
     gate: FieldGate | None
-    counted: CountedCells | None
-    cells: Mapping[int, FilmCell] | None
-    places: FieldPlaces | None
-    pixel_size_um: float | None
+    together: PutTogether | None
     plan: ScreeningPlan | None
     blasts: tuple[str, ...]
 
@@ -233,10 +244,14 @@ class FilmGuide:
             frames_judged=self._judged,
             profile=self._profile,
             gate=self._gate,
-            counted=None if mosaic is None else self._counted,
-            cells=None if mosaic is None else {cell.id: cell for cell in mosaic.cells},
-            places=None if mosaic is None else self._places,
-            pixel_size_um=None if mosaic is None else mosaic.pixel_size_um,
+            together=None
+            if mosaic is None
+            else PutTogether(
+                self._counted,
+                {cell.id: cell for cell in mosaic.cells},
+                self._places,
+                mosaic.pixel_size_um,
+            ),
             plan=None if rule is None else rule.plan,
             blasts=self._blasts,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -22,6 +22,8 @@ _SHAPES = ("circle", "square", "diamond", "triangle")
 _WIDTH, _MARGIN, _LINE = 900.0, 24.0, 22.0
 _GAP = 26.0  # between fragments
 _LEAST_RADIUS = 3.0
+# Share of a field that another one shows, from which on it is not drawn.
+_SAME_VIEW = 0.9
 _FIELD, _SEEN, _INK, _SOFT = "#e9e4f0", "#ffffff", "#1c1a22", "#57535f"
 
 
@@ -77,6 +79,57 @@ def film_map(mosaic: FilmMosaic, class_names: Mapping[int, str], *, unnamed: str
         mosaic.pixel_size_um,
         sum(state.lost.values()),
     )
+
+
+def map_of_places(
+    cells: Iterable[tuple[int, int, Box, str]],
+    places: Mapping[int, tuple[int, float, float]],
+    sizes: Mapping[int, tuple[int, int]],
+    *,
+    pixel_size_um: float | None,
+    lost_fields: int,
+) -> FilmMap:
+    """The map of a film that is over, from the places of its fields.
+
+    Args:
+        cells: number on the film, field, box in it (frame pixels), and class of each.
+        places: by field, fragment and upper left corner, frame pixels.
+        sizes: by field, width and height, frame pixels.
+        pixel_size_um: µm per frame pixel; None when unknown.
+        lost_fields: fields without a place.
+    """
+    placed = []
+    for number, field, (x1, y1, x2, y2), class_name in cells:
+        fragment, x, y = places[field]
+        placed.append(MapCell(number, fragment, (x1 + x, y1 + y, x2 + x, y2 + y), class_name))
+    views = [
+        (fragment, (x, y, x + sizes[field][0], y + sizes[field][1]))
+        for field, (fragment, x, y) in sorted(places.items())
+    ]
+    return FilmMap(tuple(placed), tuple(_apart(views)), pixel_size_um, lost_fields)
+
+
+def _apart(views: Sequence[tuple[int, Box]]) -> Iterator[tuple[int, Box]]:
+    """Those that show something new: a hand that rests leaves a thousand fields on one spot."""
+    squares: dict[tuple[int, int, int], list[Box]] = {}
+    for fragment, box in views:
+        wide, high = max(1.0, _width(box)), max(1.0, _height(box))
+        column, row = math.floor(box[0] / wide), math.floor(box[1] / high)
+        around = (
+            other
+            for c in (column - 1, column, column + 1)
+            for r in (row - 1, row, row + 1)
+            for other in squares.get((fragment, c, r), ())
+        )
+        if all(_overlap(box, other) < _SAME_VIEW * wide * high for other in around):
+            squares.setdefault((fragment, column, row), []).append(box)
+            yield fragment, box
+
+
+def _overlap(one: Box, other: Box) -> float:
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, wide) * max(0.0, high)
 
 
 def draw_map(film: FilmMap, *, order: Sequence[str] = ()) -> str:

@@ -129,8 +129,7 @@ class RunningTally:
         """Shares with exact intervals, and tiers; made anew only after a change."""
         if self._state is None:
             cells = self.cells
-            reached = [tier for tier in self._tiers if tier <= cells]
-            ahead = [tier for tier in self._tiers if tier > cells]
+            tier, after = tiers_at(cells, self._tiers)
             self._state = TallyState(
                 differential=count_differential(
                     {name: self._counts[name] for name in self._classes},
@@ -139,12 +138,24 @@ class RunningTally:
                     confidence=CONFIDENCE,
                 ),
                 blasts=self.blasts,
-                tier=reached[-1] if reached else None,
-                next_tier=ahead[0] if ahead else None,
-                cells_to_next=ahead[0] - cells if ahead else 0,
+                tier=tier,
+                next_tier=after,
+                cells_to_next=0 if after is None else after - cells,
             )
         return self._state
 
     def _check(self, name: str) -> None:
         if name not in self._counts:
             raise ValueError(f"tally: no class {name!r} among {', '.join(self._counts)}")
+
+
+def tiers_at(cells: int, tiers: Sequence[int] = TIERS) -> tuple[int | None, int | None]:
+    """The highest tier that so many cells reach, and the next one; None where there is none.
+
+    Args:
+        cells: of the differential.
+        tiers: ascending.
+    """
+    reached = [tier for tier in tiers if tier <= cells]
+    ahead = [tier for tier in tiers if tier > cells]
+    return reached[-1] if reached else None, ahead[0] if ahead else None

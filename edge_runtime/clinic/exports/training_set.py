@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -98,10 +98,13 @@ def write_training_set(
     left = {"unchecked": 0, "without_frame": 0, "unclassified": 0}
     for film in films:
         group = new_name()
+        standing = {each.film_cell: each for each in store.films.cells(film)}
         for field in store.films.fields(film):
             if field.reason is not None:
                 continue
-            cells = [each for each in store.films.cells(film, field.index) if not each.rejected]
+            found = store.films.cells(film, field.index, every=True)
+            cells = [_as_counted(each, standing) for each in found]
+            cells = [each for each in cells if not each.rejected]
             why = _why_not(field, cells, by_class)
             if why is not None:
                 left[why] += 1
@@ -126,6 +129,14 @@ def write_training_set(
         store.note_export(film, by, f"training set, {layout}")
     cells_written = sum(len(each.cells) for each in labelled)
     return TrainingSet(len(labelled), cells_written, classes, **left)
+
+
+def _as_counted(cell: StoredCell, standing: Mapping[int | None, StoredCell]) -> StoredCell:
+    """A repeat is what people say of the cell that it shows."""
+    if cell.counts or cell.film_cell is None:
+        return cell
+    shown = standing[cell.film_cell]
+    return replace(cell, given_class=shown.shown_class, rejected=shown.rejected)
 
 
 def _why_not(

@@ -11,22 +11,23 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
-import numpy as np
 from pydantic import ValidationError
 from sqlalchemy import Connection, select
 
-from edge_runtime.attributes import MISSING, Attribute, AttributeSchema
+from edge_runtime.attributes import Attribute, AttributeSchema
 from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.clinic.store import rows
 from edge_runtime.clinic.store.database import Database
 from edge_runtime.clinic.store.films import FilmClasses, film_classes, read_header
+from edge_runtime.clinic.store.on_film import together
 from edge_runtime.clinic.store.pictures import Pictures
 from edge_runtime.clinic.store.records import StoredCell, StoredField
 from edge_runtime.clinic.store.tables import films
 from edge_runtime.errors import StoreError
-from edge_runtime.film.bank import BankRules, MorphologyBank
+from edge_runtime.film.bank import BankRules
 from edge_runtime.film.differential import count_differential
 from edge_runtime.film_record import (
+    bank_of,
     description_record,
     differential_record,
     morphology_record,
@@ -38,6 +39,7 @@ from edge_runtime.film_report import (
     FilmReport,
     TotalsRecord,
 )
+from edge_runtime.guided_record import field_place, tally_again
 
 
 class Reports:
@@ -60,7 +62,7 @@ class Reports:
                 select(films.c.report_file).where(films.c.id == film)
             ).scalar()
             if name is None:
-                found = [x for x in rows.get_cells(connection, film) if not x.added]
+                found = [x for x in rows.get_cells(connection, film, every=True) if not x.added]
                 return _put_together(connection, film, found, corrected=False)
         try:
             return FilmReport.model_validate_json(gzip.decompress(self._pictures.read(film, name)))
@@ -79,18 +81,20 @@ class Reports:
         """
         with self._database.reading() as connection:
             rows.get_film(connection, film)
-            found = [x for x in rows.get_cells(connection, film) if not x.rejected]
+            found = [x for x in rows.get_cells(connection, film, every=True) if not x.rejected]
             return _put_together(connection, film, found, corrected=True)
 
 
 def _put_together(
     connection: Connection, film: int, found: Sequence[StoredCell], *, corrected: bool
 ) -> FilmReport:
+    """The report of some finds, repeats and those without a place among them."""
     header = read_header(connection, film)
     stored = rows.get_fields(connection, film)
     per_field = Counter(cell.field for cell in found)
     records = [_field_record(each, per_field[each.index]) for each in stored]
-    cells = [_cell_record(each, header, corrected=corrected) for each in found]
+    counted = [each for each in found if each.counts]
+    cells = [_cell_record(each, header, corrected=corrected) for each in counted]
     by_class = Counter(dict.fromkeys(header.totals.cells_by_class, 0))
     by_class.update(cell.class_name for cell in cells)
     done = sum(each.reason is None for each in stored)
@@ -104,7 +108,11 @@ def _put_together(
             cells_by_class=dict(by_class),
         ),
     }
+    changes |= together(stored, found, cells)
     changes |= _counted(connection, film, header, cells, by_class, film_classes(connection, film))
+    made = changes.get("differential")
+    if header.tally is not None and made is not None:
+        changes["tally"] = tally_again(header.tally, by_class, made.total)
     return header.model_copy(update=changes)
 
 
@@ -144,29 +152,12 @@ def _counted(
             ),
         )
     rules = BankRules()
-    bank = MorphologyBank(schema, types, artefacts=outside, rules=rules)
-    place = {name: number for number, name in enumerate(types)}
-    bank.add(
-        np.array([place.get(cell.class_name, MISSING) for cell in cells], np.int64),
-        np.array([cell.score for cell in cells], np.float32),
-        _values(schema, cells),
-    )
+    bank = bank_of(cells, schema, types, artefacts=outside, rules=rules)
     summary = bank.summary()
     made["morphology"] = morphology_record(summary, schema, rules)
     template = connection.execute(select(films.c.template).where(films.c.id == film)).scalar()
     made["description"] = description_record(summary, _template(template))
     return made
-
-
-def _values(schema: AttributeSchema | None, cells: Sequence[CellRecord]) -> Any:
-    attributes = () if schema is None else schema.attributes
-    values = np.full((len(cells), len(attributes)), MISSING, np.int64)
-    for row, cell in enumerate(cells):
-        for column, attribute in enumerate(attributes):
-            judged = (cell.attributes or {}).get(attribute.name)
-            if judged is not None and judged.value in attribute.values:
-                values[row, column] = attribute.values.index(judged.value)
-    return values
 
 
 def _template(document: Any) -> Any:
@@ -188,6 +179,9 @@ def _field_record(field: StoredField, cells: int) -> FieldRecord:
         cells=cells,
         tiles=field.tiles,
         domain_score=field.domain_score,
+        age_ms=field.age_ms,
+        place=field_place(field.place),
+        lost=field.lost,
     )
 
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, func, insert, or_, select, update
@@ -22,6 +22,7 @@ from edge_runtime.clinic.atomic_file import utf8
 from edge_runtime.clinic.store import rows
 from edge_runtime.clinic.store.database import Database
 from edge_runtime.clinic.store.device_settings import ClinicSettings
+from edge_runtime.clinic.store.on_film import apply_update, film_map_of
 from edge_runtime.clinic.store.pictures import GZIP, Pictures
 from edge_runtime.clinic.store.records import (
     NewFilm,
@@ -39,6 +40,10 @@ from edge_runtime.clinic.store.users import User, Users
 from edge_runtime.errors import RecordError, StoreError
 from edge_runtime.film_report import FilmReport
 from edge_runtime.types import CellFinding, FieldResult, SkippedFrame
+
+if TYPE_CHECKING:
+    from edge_runtime.film.mosaic import MosaicUpdate
+    from edge_runtime.film.mosaic_map import FilmMap
 
 _TEXT_CHARACTERS = 200
 _NOTE_CHARACTERS = 4000
@@ -115,12 +120,15 @@ class Films:
 
     def add_field(self, film: int, result: FieldResult, *, keep_frame: bool = True) -> None:
         """Keeps one examined field; on the disk when this returns. Raises StoreError."""
-        contents = [result.preview_jpeg, *(cell.crop_jpeg for cell in result.cells)]
+        # A repeat that is no better look has no picture.
+        pictures = [cell.crop_jpeg for cell in result.cells if cell.crop_jpeg]
+        contents = [result.preview_jpeg, *pictures]
         if keep_frame and result.frame_jpeg is not None:
             contents.append(result.frame_jpeg)
         names = self._pictures.keep(film, contents)
-        crops = names[1 : 1 + len(result.cells)]
-        frame = names[-1] if len(names) > 1 + len(result.cells) else None
+        kept = iter(names[1:])
+        crops = [next(kept) if cell.crop_jpeg else None for cell in result.cells]
+        frame = names[-1] if len(names) > 1 + len(pictures) else None
         with self._database.writing() as connection:
             connection.execute(
                 insert(fields).values(
@@ -134,6 +142,8 @@ class Films:
                     preview_scale=result.preview_scale,
                     frame_file=frame,
                     stored_at=stamp(self._now()),
+                    age_ms=result.age_ms,
+                    pixel_size_um=result.pixel_size_um,
                 )
             )
             found = [
@@ -142,8 +152,18 @@ class Films:
                     zip(result.cells, crops, strict=True), start=1
                 )
             ]
+            if result.mosaic is not None:
+                for row in found:
+                    row["counts"] = False
             if found:
                 connection.execute(insert(cells), found)
+            if result.mosaic is not None:
+                apply_update(connection, film, result.mosaic, self._now())
+
+    def settle(self, film: int, update: MosaicUpdate) -> None:
+        """Keeps what only the film's end showed of its cells. Raises StoreError."""
+        with self._database.writing() as connection:
+            apply_update(connection, film, update, self._now())
 
     def add_skipped(self, film: int, skipped: SkippedFrame) -> None:
         """Keeps that a field could not be looked at. Raises StoreError."""
@@ -260,17 +280,41 @@ class Films:
         with self._database.reading() as connection:
             return rows.get_fields(connection, film)
 
-    def cells(self, film: int, field: int | None = None) -> list[StoredCell]:
-        """A film's cells, or a field's, rejected ones too."""
+    def cells(
+        self, film: int, field: int | None = None, *, every: bool = False
+    ) -> list[StoredCell]:
+        """A film's cells, or a field's, rejected ones too.
+
+        Args:
+            film: its number.
+            field: only those whose best look is in it.
+            every: all finds: repeats of cells, and those in fields of which nobody knows the
+                place, neither of which count.
+        """
         with self._database.reading() as connection:
-            return rows.get_cells(connection, film, field)
+            return rows.get_cells(connection, film, field, every=every)
+
+    def map_of(self, film: int) -> FilmMap | None:
+        """Where the film's cells lie, by the class that counts, without rejected ones.
+
+        The mark of a cell is named by its id in the store.
+
+        Returns:
+            None where fields were not put together.
+
+        Raises:
+            RecordError: no such film.
+        """
+        with self._database.reading() as connection:
+            rows.get_film(connection, film)
+            return film_map_of(rows.get_fields(connection, film), rows.get_cells(connection, film))
 
     def counts(self, film: int) -> dict[str, int]:
-        """Cells by the class that counts, rejected ones left out."""
+        """Cells by the class that counts, each once, rejected ones left out."""
         shown = func.coalesce(cells.c.given_class, cells.c.class_name)
         query = (
             select(shown, func.count())
-            .where(cells.c.film == film, ~cells.c.rejected)
+            .where(cells.c.film == film, cells.c.counts, ~cells.c.rejected)
             .group_by(shown)
         )
         with self._database.reading() as connection:
@@ -370,7 +414,9 @@ def _label(film: NewFilm) -> dict[str, str | None]:
     return {"slide": slide, "patient": patient, "note": note}
 
 
-def _cell_row(film: int, field: int, number: int, cell: CellFinding, crop: str) -> dict[str, Any]:
+def _cell_row(
+    film: int, field: int, number: int, cell: CellFinding, crop: str | None
+) -> dict[str, Any]:
     x1, y1, x2, y2 = cell.box_xyxy
     judged = cell.attributes
     return {
@@ -396,6 +442,7 @@ def _cell_row(film: int, field: int, number: int, cell: CellFinding, crop: str) 
         },
         "crop_file": crop,
         "rejected": False,
+        "counts": True,
     }
 
 

@@ -130,6 +130,18 @@ STEPS: tuple[tuple[str, ...], ...] = (
         BEGIN SELECT RAISE(ABORT, 'the audit trail is not shortened'); END
         """,
     ),
+    # Places on the film, and which finds count: of older films every find does.
+    (
+        "ALTER TABLE fields ADD COLUMN age_ms FLOAT",
+        "ALTER TABLE fields ADD COLUMN fragment INTEGER",
+        "ALTER TABLE fields ADD COLUMN film_x FLOAT",
+        "ALTER TABLE fields ADD COLUMN film_y FLOAT",
+        "ALTER TABLE fields ADD COLUMN lost TEXT",
+        "ALTER TABLE fields ADD COLUMN pixel_size_um FLOAT",
+        "ALTER TABLE cells ADD COLUMN film_cell INTEGER",
+        "ALTER TABLE cells ADD COLUMN counts BOOLEAN NOT NULL DEFAULT 1",
+        "CREATE INDEX cells_of_film_cell ON cells (film, film_cell)",
+    ),
 )
 
 

@@ -72,6 +72,11 @@ class StoredField:
         preview_file, frame_file: names of pictures; None where there is none.
         preview_scale: preview pixels per frame pixel.
         checked: a person says that every white cell in it has its box.
+        age_ms: from capture to result; None when the camera was not live.
+        place: fragment and upper left corner on the film, frame pixels; None where fields were not
+            put together, and where nobody knows.
+        lost: why nobody knows its place; its cells do not count then.
+        pixel_size_um: µm per frame pixel; None when unknown.
     """
 
     film: int
@@ -86,6 +91,10 @@ class StoredField:
     preview_scale: float | None
     frame_file: str | None
     checked: bool
+    age_ms: float | None = None
+    place: tuple[int, float, float] | None = None
+    lost: str | None = None
+    pixel_size_um: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +111,9 @@ class StoredCell:
         crop_file: name of its picture.
         given_class: what a person says; None where nobody said anything.
         rejected: a person says that it is no white cell.
+        film_cell: of the film, which it shows; None where fields were not put together, where
+            nobody knows the field's place, and of added cells.
+        counts: False of a repeat, and where nobody knows the field's place.
     """
 
     id: int
@@ -118,6 +130,8 @@ class StoredCell:
     crop_file: str | None
     given_class: str | None
     rejected: bool
+    film_cell: int | None = None
+    counts: bool = True
 
     @property
     def shown_class(self) -> str:

@@ -27,7 +27,9 @@ def film_query() -> Select[Any]:
     """Films with their counts and signatures; add ``where`` and order."""
     done = select(func.count()).where(fields.c.film == films.c.id, fields.c.reason.is_(None))
     skipped = select(func.count()).where(fields.c.film == films.c.id, fields.c.reason.is_not(None))
-    found = select(func.count()).where(cells.c.film == films.c.id, ~cells.c.rejected)
+    found = select(func.count()).where(
+        cells.c.film == films.c.id, cells.c.counts, ~cells.c.rejected
+    )
     standing = select(func.count()).where(
         signatures.c.film == films.c.id, signatures.c.withdrawn_at.is_(None)
     )
@@ -98,14 +100,22 @@ def get_fields(connection: Connection, film: int) -> list[StoredField]:
             preview_scale=row.preview_scale,
             frame_file=row.frame_file,
             checked=row.checked_by is not None,
+            age_ms=row.age_ms,
+            place=None if row.fragment is None else (row.fragment, row.film_x, row.film_y),
+            lost=row.lost,
+            pixel_size_um=row.pixel_size_um,
         )
         for row in connection.execute(query)
     ]
 
 
-def get_cells(connection: Connection, film: int, field: int | None = None) -> list[StoredCell]:
-    """A film's cells, or a field's, in the order of the report."""
+def get_cells(
+    connection: Connection, film: int, field: int | None = None, *, every: bool = False
+) -> list[StoredCell]:
+    """A film's cells, or a field's, in the order of the report; with ``every`` all finds."""
     query = select(cells).where(cells.c.film == film).order_by(cells.c.field, cells.c.number)
+    if not every:
+        query = query.where(cells.c.counts)
     if field is not None:
         query = query.where(cells.c.field == field)
     return [cell_of(row) for row in connection.execute(query)]
@@ -141,6 +151,8 @@ def cell_of(row: Row[Any]) -> StoredCell:
         crop_file=row.crop_file,
         given_class=row.given_class,
         rejected=bool(row.rejected),
+        film_cell=row.film_cell,
+        counts=bool(row.counts),
     )
 
 

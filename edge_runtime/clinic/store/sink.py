@@ -19,6 +19,7 @@ from edge_runtime.types import FieldResult, SkippedFrame
 
 if TYPE_CHECKING:
     from edge_runtime.clinic.store.device_settings import ClinicSettings
+    from edge_runtime.film.mosaic import MosaicUpdate
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +89,10 @@ class StoreSink:
     def skip(self, skipped: SkippedFrame) -> None:
         """Keeps that a field could not be looked at; StoreError when it cannot."""
         self._store.films.add_skipped(self.film, skipped)
+
+    def settle(self, update: MosaicUpdate) -> None:
+        """Keeps which cells turned out to be one when the film ended; StoreError if it cannot."""
+        self._store.films.settle(self.film, update)
 
     def finish(self, report: FilmReport) -> None:
         """Ends the film; StoreError when it cannot be written."""

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Float,
     ForeignKey,
     ForeignKeyConstraint,
+    Index,
     Integer,
     MetaData,
     Table,
@@ -99,6 +100,15 @@ fields = Table(
     # A person has looked at the whole field: every white cell in it has its box.
     Column("checked_by", Integer, ForeignKey("users.id")),
     Column("stored_at", Text, nullable=False),
+    # Null when the camera was not live.
+    Column("age_ms", Float),
+    # Upper left corner on the film, frame pixels of the fragment; null without a mosaic, and
+    # where nobody knows: ``lost`` then says why.
+    Column("fragment", Integer),
+    Column("film_x", Float),
+    Column("film_y", Float),
+    Column("lost", Text),
+    Column("pixel_size_um", Float),
 )
 
 cells = Table(
@@ -124,8 +134,13 @@ cells = Table(
     # What a person says instead; null where nobody has said anything.
     Column("given_class", Text),
     Column("rejected", Boolean, nullable=False),
+    # Cell of the film that it shows, where fields were put together. One row of each counts, and
+    # keeps its id for good; should a better look come, the two rows change what the model found.
+    Column("film_cell", Integer),
+    Column("counts", Boolean, nullable=False, server_default="1"),
     ForeignKeyConstraint(["film", "field"], ["fields.film", "fields.index"], ondelete="CASCADE"),
     UniqueConstraint("film", "field", "number"),
+    Index("cells_of_film_cell", "film", "film_cell"),
     sqlite_autoincrement=True,
 )
 

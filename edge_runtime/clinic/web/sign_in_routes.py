@@ -12,6 +12,7 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from edge_runtime.clinic.web.access import AnyUser, Here, session_of, sessions_of
+from edge_runtime.clinic.web.clinic import Clinic
 from edge_runtime.clinic.web.gate import SIGN_IN, session_cookie
 from edge_runtime.clinic.web.language import LANGUAGES
 from edge_runtime.clinic.web.pages import LANGUAGE_COOKIE, after, local_path, page
@@ -60,15 +61,7 @@ def sign_in(
     # A session of before belongs to whoever sat here then.
     sessions.end(request.cookies.get(cookie, ""))
     response = RedirectResponse(local_path(next), 303)
-    response.set_cookie(
-        cookie,
-        sessions.begin(user),
-        max_age=int(LONGEST_S),
-        path="/",
-        secure=clinic.tls,
-        httponly=True,
-        samesite="strict",
-    )
+    set_session(response, clinic, sessions.begin(user))
     return response
 
 
@@ -98,3 +91,16 @@ def choose_language(
             httponly=True, samesite="strict",
         )  # fmt: skip
     return response
+
+
+def set_session(response: Response, clinic: Clinic, token: str) -> None:
+    """Gives the browser the cookie of a session; no script can read it, no other site send it."""
+    response.set_cookie(
+        session_cookie(clinic),
+        token,
+        max_age=int(LONGEST_S),
+        path="/",
+        secure=clinic.tls,
+        httponly=True,
+        samesite="strict",
+    )
