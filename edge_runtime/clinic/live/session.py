@@ -122,6 +122,7 @@ class LiveSession:
         self._shows_preview = True
         self._camera_failed = False
         self._retry_at = float("-inf")
+        self._threshold_percent = 100 * settings.blast_threshold
         self._thread = threading.Thread(target=self._run, name="microscope", daemon=True)
 
     def __enter__(self) -> Self:
@@ -207,6 +208,7 @@ class LiveSession:
                 gap=None if camera is None else camera.open_gap,
                 error=self._error,
                 preview=self._shows_preview,
+                threshold_percent=self._threshold_percent,
             )
 
     def picture(self) -> LivePicture | None:
@@ -284,6 +286,7 @@ class LiveSession:
     def _film_of(self, order: _Order) -> None:
         camera = self._opened(order.source)
         settings = self._film_settings()
+        self._threshold_percent = round(100 * settings.blast_threshold, 3)
         self._viewfinder.clear()
         setup = film_setup(self._loaded, source=order.source, settings=settings)
         sink = StoreSink(self._store, order.film, setup, order.by)

@@ -14,7 +14,7 @@ from edge_runtime.clinic.live.viewfinder import Sight
 from edge_runtime.film.camera_profile import GateLimits
 from edge_runtime.film.gate import Refusal
 from edge_runtime.film.guide import Guidance
-from edge_runtime.film.screening import ScreeningVerdict
+from edge_runtime.film.screening import ScreeningVerdict, WhyAbstain
 from edge_runtime.types import CameraGap, RunStatus
 
 Phase = Literal["idle", "starting", "running", "ending", "failed"]
@@ -33,13 +33,13 @@ class Message:
     Attributes:
         id: in the catalogue.
         values: by name; numbers are numbers.
-        detail: said as it is beneath, such as an error's own line; None when there is none.
+        detail: what is said beneath; an error's own line as it is.
     """
 
     id: str
     values: Mapping[str, Any] = field(default_factory=dict)
     tone: Tone = "calm"
-    detail: str | None = None
+    detail: Message | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class LiveView:
         error: the newest failure in one line; None once it is over.
         headline: the one thing to say.
         preview: whether the source shows pictures when no film runs.
+        threshold_percent: share of blasts that the screening asks about.
     """
 
     phase: Phase
@@ -70,6 +71,7 @@ class LiveView:
     gap: CameraGap | None
     error: str | None
     preview: bool
+    threshold_percent: float
 
     @property
     def guidance(self) -> Guidance | None:
@@ -107,13 +109,23 @@ def focus_share(sight: Sight, limits: GateLimits) -> float | None:
     return round(min(1.0, ratio / _BEST_RATIO), 3)
 
 
-_ADVICE: Mapping[Refusal, tuple[str, Tone]] = {
-    "too dark": ("live.say.too_dark", "warn"),
-    "too bright": ("live.say.too_bright", "warn"),
-    "empty field": ("live.say.empty_field", "warn"),
-    "too thick": ("live.say.too_thick", "warn"),
-    "in motion": ("live.say.in_motion", "warn"),
-    "out of focus": ("live.say.out_of_focus", "warn"),
+# What to do, and what was seen.
+_ADVICE: Mapping[Refusal, tuple[str, str]] = {
+    "too dark": ("live.say.too_dark", "live.why.too_dark"),
+    "too bright": ("live.say.too_bright", "live.why.too_bright"),
+    "empty field": ("live.say.empty_field", "live.why.empty_field"),
+    "too thick": ("live.say.too_thick", "live.why.too_thick"),
+    "in motion": ("live.say.in_motion", "live.why.in_motion"),
+    "out of focus": ("live.say.out_of_focus", "live.why.out_of_focus"),
+}
+# By the first word of the track's reason (see ``film.track.Lost``).
+_LOST: Mapping[str, str] = {
+    "dark": "live.lost.dark",
+    "empty": "live.lost.empty",
+    "apart": "live.lost.apart",
+    "repeats": "live.lost.repeats",
+    "disagree": "live.lost.disagree",
+    "size": "live.lost.size",
 }
 
 
@@ -128,35 +140,56 @@ def headline(view: LiveView) -> Message:
         return Message("live.say.starting")
     if view.phase == "ending":
         return Message("live.say.ending")
-    if view.phase == "running" and view.guidance is not None and view.guidance.lost is not None:
-        return Message("live.say.lost", {}, "bad", view.guidance.lost)
-    refused = _lasting_refusal(view.sight)
-    if refused is not None:
-        return refused
+    guidance = view.guidance if view.phase == "running" else None
+    if guidance is not None and guidance.lost is not None:
+        return Message("live.say.lost", {}, "bad", why_lost(guidance.lost))
+    sight = view.sight
+    if sight is not None and sight.refused_s >= LASTS_S:
+        refused = why_refused(sight)
+        if refused is not None:
+            return refused
     if view.phase == "running":
-        return _of_screening(None if view.guidance is None else view.guidance.screening)
+        verdict = None if guidance is None else guidance.screening
+        return of_screening(verdict, view.threshold_percent)
     return Message("live.say.ready" if view.preview else "live.say.no_preview")
 
 
-def _lasting_refusal(sight: Sight | None) -> Message | None:
-    verdict = None if sight is None else sight.verdict
-    if sight is None or verdict is None or verdict.refusal is None or sight.refused_s < LASTS_S:
+def why_refused(sight: Sight) -> Message | None:
+    """What to do about the newest frame, and why; None when it is good."""
+    if sight.verdict is None or sight.verdict.refusal is None:
         return None
-    message, tone = _ADVICE[verdict.refusal]
-    return Message(message, {}, tone, verdict.reason)
+    advice, why = _ADVICE[sight.verdict.refusal]
+    return Message(advice, {}, "warn", Message(why))
 
 
-def _of_screening(verdict: ScreeningVerdict | None) -> Message:
+def why_lost(reason: str) -> Message | str:
+    """Why a field has no place on the film; the track's own words where no message has them."""
+    known = _LOST.get(reason.split(":", 1)[0])
+    return reason if known is None else Message(known)
+
+
+def of_screening(verdict: ScreeningVerdict | None, threshold_percent: float) -> Message:
+    """Whether it is enough, or how many cells more."""
     if verdict is None or verdict.state == "abstains":
-        return Message("live.say.counting")
+        why = None if verdict is None or verdict.why is None else Message(_ABSTAINS[verdict.why])
+        return Message("live.say.counting", detail=why)
+    values: dict[str, Any] = {"percent": threshold_percent}
     if verdict.state == "enough: below":
-        return Message("live.say.enough_below", {}, "good")
+        return Message("live.say.enough_below", values, "good")
     if verdict.state == "enough: above":
-        return Message("live.say.enough_above", {}, "good")
+        return Message("live.say.enough_above", values, "good")
     if verdict.state == "unsettled":
-        return Message("live.say.unsettled", {}, "warn")
+        return Message("live.say.unsettled", values, "warn")
+    if not verdict.may_settle:
+        return Message("live.say.may_stay_open", values | {"cells": verdict.more_cells})
     # Asked for in round numbers, as the verdict's own words do: the forecast is no better.
-    about = max(10, -(-verdict.more_cells // 10) * 10)
-    if verdict.may_settle:
-        return Message("live.say.keep_scanning", {"cells": about})
-    return Message("live.say.may_stay_open", {"cells": verdict.more_cells})
+    return Message("live.say.keep_scanning", {"cells": max(10, -(-verdict.more_cells // 10) * 10)})
+
+
+_ABSTAINS: Mapping[WhyAbstain, str] = {
+    "out of domain": "live.abstains.out_of_domain",
+    "no blast class": "live.abstains.no_blast_class",
+    "no figures of blasts": "live.abstains.no_figures",
+    "figures too poor": "live.abstains.poor_figures",
+    "too many unclassified": "live.abstains.unclassified",
+}

@@ -33,7 +33,7 @@ from edge_runtime.errors import (
 from edge_runtime.film_report import RESEARCH_USE
 
 # A view is one module with a ``router`` and one row here.
-ROUTERS: tuple[str, ...] = ("sign_in_routes",)
+ROUTERS: tuple[str, ...] = ("sign_in_routes", "live_routes")
 # Each thread may hold a connection and a report; the device has few processors anyway.
 _THREADS = 8
 _STATUS: tuple[tuple[type[LeukoscopeError], int], ...] = (

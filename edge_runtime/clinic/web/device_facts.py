@@ -56,7 +56,9 @@ def ask_doctor(settings: Settings) -> Mapping[str, Any]:
     except subprocess.TimeoutExpired as error:
         raise StoreError(f"doctor: no answer in {_DOCTOR_S} s; run it on the console") from error
     except (OSError, ValueError) as error:
-        raise StoreError("doctor: it did not run; run `leukoscope doctor` on the console") from error
+        raise StoreError(
+            "doctor: it did not run; run `leukoscope doctor` on the console"
+        ) from error
     finally:
         _one_doctor.release()
     if not isinstance(found, dict):

@@ -65,9 +65,7 @@ def sign(
     comment: Annotated[str, Form(max_length=10000)] = "",
 ) -> Response:
     """Makes the report final; refused when the film changed since it was shown."""
-    clinic.store.review.sign(
-        found.id, user, content_sha256=content_sha256, comment=comment or None
-    )
+    clinic.store.review.sign(found.id, user, content_sha256=content_sha256, comment=comment or None)
     return after(request, f"/films/{found.id}", "review.signed")
 
 
