@@ -35,6 +35,7 @@ GROUPS = {
     "cameras": "edge_runtime.cameras.cli",
     "device": "edge_runtime.device.cli",
     "doctor": "edge_runtime.device.doctor.cli",
+    "serve": "edge_runtime.serve_cli",
     "setup": "edge_runtime.setup_cli",
 }
 EXIT_BAD_INPUT = 2

@@ -293,7 +293,7 @@ class LiveSession:
         guide = film_guide(
             self._loaded,
             settings,
-            live=camera.live,
+            live=camera.shows_motion,
             profile=self._profile,
             gate=camera.moved_by_hand,
             mosaic=camera.moved_by_hand,
@@ -397,7 +397,7 @@ class LiveSession:
         self._close_camera()
         self._viewfinder.clear()
         camera = SharedCamera(source, self._open_source, limit=self._settings.limit)
-        self._gate = FieldGate(self._profile, live=True)
+        self._gate = FieldGate(self._profile, live=camera.shows_motion)
         with self._changed:
             self._camera = camera
         return camera

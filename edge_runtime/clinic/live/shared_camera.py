@@ -15,11 +15,8 @@ from typing import Literal
 
 from typing_extensions import Self
 
-from edge_runtime.cameras import Camera, LiveCamera, is_live
+from edge_runtime.cameras import Camera, LiveCamera, is_live, is_moved, shows_motion
 from edge_runtime.types import CameraGap, CameraSession, Frame, SkippedFrame, UInt8Image
-
-# As ``cameras.virtual`` spells it; importing that renders nothing, but costs start-up time.
-HAND = "hand"
 
 # Opens a source, with a limit of fields or None: ``cameras.open_camera``.
 OpenSource = Callable[..., Camera]
@@ -59,7 +56,12 @@ class SharedCamera:
     @property
     def moved_by_hand(self) -> bool:
         """Whether its fields overlap and can be put together; separate pictures cannot."""
-        return self.live or self.source.endswith(f":{HAND}")
+        return is_moved(self._camera)
+
+    @property
+    def shows_motion(self) -> bool:
+        """Whether frames follow each other in time."""
+        return shows_motion(self._camera)
 
     @property
     def open_gap(self) -> CameraGap | None:

@@ -150,7 +150,12 @@ def headline(view: LiveView) -> Message:
             return refused
     if view.phase == "running":
         verdict = None if guidance is None else guidance.screening
-        return of_screening(verdict, view.threshold_percent)
+        said = of_screening(verdict, view.threshold_percent)
+        tally = None if guidance is None else guidance.tally
+        if tally is not None and tally.next_tier is None and said.tone == "calm":
+            # Nobody counts beyond the last tier, with or without a verdict on blasts.
+            return Message("live.say.all_counted", {"cells": tally.tier}, "good", said.detail)
+        return said
     return Message("live.say.ready" if view.preview else "live.say.no_preview")
 
 

@@ -137,8 +137,10 @@
       }),
     );
     write(at("fields"), [state.fields, state.age].filter(Boolean).join(". "));
-    const start = at("start");
-    if (start) start.hidden = busy || state.phase === "starting";
+    at("count").toggleAttribute("data-empty", !counted);
+    for (const id of ["start", "go"]) {
+      if (at(id)) at(id).hidden = busy || state.phase === "starting";
+    }
     const stop = at("stop");
     if (stop) {
       stop.hidden = !busy;
@@ -196,7 +198,7 @@
   if (form) {
     form.addEventListener("submit", async (event) => {
       event.preventDefault();
-      const go = form.querySelector("button");
+      const go = at("go");
       go.disabled = true;
       fail("");
       try {
