@@ -89,7 +89,7 @@ def measure_field(
     if light is not None:
         green = green / cv2.resize(light[:, :, 1], green.shape[::-1], interpolation=cv2.INTER_CUBIC)
     calm = np.asarray(cv2.GaussianBlur(green, (0, 0), 2.0), np.float32)[::_EVERY, ::_EVERY]
-    clear = float(np.percentile(calm, _CLEAR_PERCENT))
+    darkest, clear = (float(each) for each in np.percentile(calm, [1, _CLEAR_PERCENT]))
     stained = float((calm < clear * 10**-_STAINED_DENSITY).mean())
     if pixel_size_um is None:
         cell = cell_size_from_red_cells(pixels)
@@ -100,10 +100,10 @@ def measure_field(
         blur_px=blur_px,
         blur_um=None if pixel_size_um is None else blur_px * pixel_size_um,
         smear=smear,
-        light=float(np.percentile(small[::_EVERY, ::_EVERY].mean(axis=2), _CLEAR_PERCENT)),
+        light=float(np.percentile(_sum_of_channels(small), _CLEAR_PERCENT)) / 3,
         clipped=clipped,
         stained=stained,
-        contrast=clear - float(np.percentile(calm, 1)),
+        contrast=clear - darkest,
         edge_slope=slope,
     )
 
@@ -112,14 +112,14 @@ def _edges(green: Float32Image) -> tuple[float, float, float]:
     """Blur in pixels, smear, and slope of the steepest edges."""
     fine_x, fine_y = _gradient(green, _FINE)
     coarse_x, coarse_y = _gradient(green, _COARSE)
-    coarse = np.hypot(coarse_x, coarse_y)
-    steep = coarse >= np.percentile(coarse, _STEEPEST_PERCENT)
-    fine = np.hypot(fine_x, fine_y)[steep]
-    slope = float(np.median(coarse[steep]))
-    ratio = float(np.median(fine / np.maximum(coarse[steep], 1e-6)))
+    everywhere = np.asarray(cv2.magnitude(coarse_x, coarse_y), np.float32)
+    steep = everywhere >= np.percentile(everywhere, _STEEPEST_PERCENT)
+    coarse, fine_x, fine_y = everywhere[steep], fine_x[steep], fine_y[steep]
+    slope = float(np.median(coarse))
+    ratio = float(np.median(np.hypot(fine_x, fine_y) / np.maximum(coarse, 1e-6)))
     # Directions in which the film could have moved: edges across it keep their slope.
-    xx, yy = float((fine_x[steep] ** 2).mean()), float((fine_y[steep] ** 2).mean())
-    xy = float((fine_x[steep] * fine_y[steep]).mean())
+    xx, yy = float((fine_x**2).mean()), float((fine_y**2).mean())
+    xy = float((fine_x * fine_y).mean())
     spread = float(np.hypot(xx - yy, 2 * xy))
     smear = float(np.sqrt((xx + yy + spread) / max(xx + yy - spread, 1e-9)))
     return _blur_of(ratio), smear, slope
@@ -135,9 +135,28 @@ def _blur_of(ratio: float) -> float:
 
 
 def _gradient(green: Float32Image, sigma: float) -> tuple[Float32Image, Float32Image]:
+    """Slopes to the right and down of every second pixel, by Scharr's filter.
+
+    Worked out for those pixels alone: four times less than ``cv2.Scharr`` and a choice after it.
+    """
     smooth = cv2.GaussianBlur(green, (0, 0), sigma)
-    across, down = (
-        cv2.Scharr(smooth, cv2.CV_32F, *axis, scale=1 / 32) for axis in ((1, 0), (0, 1))
-    )
-    each = np.s_[::_EVERY, ::_EVERY]
-    return np.asarray(across, np.float32)[each], np.asarray(down, np.float32)[each]
+    edged = np.asarray(cv2.copyMakeBorder(smooth, 1, 1, 1, 1, cv2.BORDER_REFLECT_101), np.float32)
+    rows, columns = (-(-length // _EVERY) for length in green.shape)
+    across, down = _differences(edged, columns), _differences(edged.T, rows)
+    return _weighed(across, rows), np.ascontiguousarray(_weighed(down, columns).T)
+
+
+def _differences(edged: Float32Image, count: int) -> Float32Image:
+    """Right less left neighbour of every second column."""
+    return edged[:, 2::_EVERY][:, :count] - edged[:, 0::_EVERY][:, :count]
+
+
+def _weighed(slopes: Float32Image, count: int) -> Float32Image:
+    """Scharr's weights over three rows, around every second one."""
+    above, here, below = (slopes[start::_EVERY][:count] for start in range(3))
+    return (above + below) * np.float32(3 / 32) + here * np.float32(10 / 32)
+
+
+def _sum_of_channels(small: UInt8Image) -> NDArray[np.uint16]:
+    seen = small[::_EVERY, ::_EVERY]
+    return np.add(seen[..., 0], seen[..., 1], dtype=np.uint16) + seen[..., 2]
