@@ -14,7 +14,6 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.clinic.web.access import AnyUser, Here, Signer
 from edge_runtime.clinic.web.asked import AskedFilm
-from edge_runtime.clinic.web.film_routes import screening_of
 from edge_runtime.clinic.web.pages import after, page
 
 router = APIRouter(tags=["review"])
@@ -41,7 +40,7 @@ def review(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> R
         "review.html",
         film=found,
         report=report,
-        screening=screening_of(report),
+        screening=report.screening,
         content=content,
         cells=len(cells),
         unclassified=[x for x in cells if x.shown_class == UNCLASSIFIED][:_CROPS],
@@ -65,9 +64,7 @@ def sign(
     comment: Annotated[str, Form(max_length=10000)] = "",
 ) -> Response:
     """Makes the report final; refused when the film changed since it was shown."""
-    clinic.store.review.sign(
-        found.id, user, content_sha256=content_sha256, comment=comment or None
-    )
+    clinic.store.review.sign(found.id, user, content_sha256=content_sha256, comment=comment or None)
     return after(request, f"/films/{found.id}", "review.signed")
 
 
