@@ -10,14 +10,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from edge_runtime.clinic import film_view, report_view
+from edge_runtime.clinic import film_view, guided_view, report_view
 from edge_runtime.clinic.atomic_file import prepare_folder, replacing, utf8
-from edge_runtime.film_report import CellRecord, FilmReport
+from edge_runtime.film.mosaic_map import draw_map
+from edge_runtime.film_report import CellRecord, FilmReport, UncountedRecord
 from edge_runtime.types import FieldResult, SkippedFrame
 
 REPORT_HTML = "report.html"
@@ -46,6 +47,7 @@ class _GalleryCell:
     class_probability: float | None
     chips: tuple[film_view.Chip, ...]
     crop_jpeg: bytes
+    film_cell: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,14 @@ class _Highest(Generic[T]):
         self._held += size
         while len(self._heap) > self._count or self._held > self._size:
             self._held -= heapq.heappop(self._heap)[2]
+
+    def drop(self, unwanted: Callable[[T], bool]) -> None:
+        """Forget the items that a better one replaces."""
+        kept = [each for each in self._heap if not unwanted(each[3])]
+        if len(kept) < len(self._heap):
+            self._held = sum(each[2] for each in kept)
+            self._heap = kept
+            heapq.heapify(self._heap)
 
     def ranked(self) -> list[T]:
         """What was kept, highest rank first."""
@@ -107,7 +117,10 @@ class HtmlSink:
     def append(self, result: FieldResult) -> None:
         """Keep the crops and the picture if they rank high enough so far."""
         best = max((cell.score for cell in result.cells), default=_NO_CELL)
+        self._forget_worse_looks(result)
         for number, cell in enumerate(result.cells, start=1):
+            if not cell.counts and cell.film_cell is not None:
+                continue
             self._gallery.offer(
                 cell.score,
                 len(cell.crop_jpeg),
@@ -122,18 +135,31 @@ class HtmlSink:
                     cell.class_probability,
                     film_view.chips(cell.attributes),
                     cell.crop_jpeg,
+                    cell.film_cell,
                 ),
             )
         self._pictures.offer(
             best, len(result.preview_jpeg), _FieldPicture(result.index, result.preview_jpeg)
         )
 
+    def _forget_worse_looks(self, result: FieldResult) -> None:
+        if result.mosaic is None:
+            return
+        better = {seen.cell for seen in result.mosaic.sightings if seen.best and not seen.new}
+        if better:
+            self._gallery.drop(lambda kept: kept.film_cell in better)
+
     def skip(self, skipped: SkippedFrame) -> None:
         """Nothing to keep: the report holds every skipped field."""
 
     def finish(self, report: FilmReport) -> None:
         """Write the page; raise StoreError when it cannot be written."""
-        pieces = _page(report, self._gallery.ranked(), self._pictures.ranked())
+        gallery = self._gallery.ranked()
+        if report.mosaic is not None:
+            # What was found to be a repeat, or never got a place, since it was kept.
+            counts = {(x.field, x.place.number) for x in report.cells if x.place is not None}
+            gallery = [kept for kept in gallery if (kept.field, kept.number) in counts]
+        pieces = _page(report, gallery, self._pictures.ranked())
         with replacing(self._path) as file:
             for piece in pieces:
                 file.write(utf8(piece))
@@ -185,6 +211,7 @@ def _page(
         "style": Markup(style),
         "script": Markup(script),
         **_findings(report, gallery),
+        **_guided(report),
         # Nothing but this very style and script may act in the page, whatever a file
         # name or a bundle brought into it.
         "style_hash": Markup(_csp_hash(style)),
@@ -212,6 +239,27 @@ def _findings(report: FilmReport, gallery: list[_GalleryCell]) -> dict[str, Any]
     }
 
 
+def _guided(report: FilmReport) -> dict[str, Any]:
+    """What guide and live camera add to the page."""
+    from markupsafe import Markup
+
+    film, order = guided_view.report_map(report), film_view.class_order(report)
+    gaps, gap_count = ([], 0) if report.live is None else guided_view.gaps_of(report.live)
+    return {
+        "warnings": guided_view.warnings_of(report),
+        "screening": None
+        if report.screening is None
+        else guided_view.screening_view(report.screening, report.tally),
+        "mosaic": None if report.mosaic is None else guided_view.mosaic_view(report.mosaic),
+        # Drawn here, every text in it escaped.
+        "map": None if film is None else Markup(draw_map(film, order=order)),
+        "gate": None if report.gate is None else guided_view.gate_view(report.gate),
+        "live": None if report.live is None else guided_view.live_view(report.live),
+        "gaps": gaps,
+        "gap_count": gap_count,
+    }
+
+
 def _shown_fields(
     report: FilmReport, gallery: list[_GalleryCell], pictures: list[_FieldPicture]
 ) -> list[report_view.ShownField]:
@@ -222,6 +270,16 @@ def _shown_fields(
     for cell in report.cells:
         if cell.field in wanted:
             cells[cell.field].append(cell)
+    anchors = {
+        cell.place.cell: report_view.cell_anchor(cell.field, cell.place.number)
+        for cell in report.cells
+        if cell.place is not None and cell.field in wanted
+    }
+    passed: dict[int, list[tuple[UncountedRecord, str | None]]] = {index: [] for index in wanted}
+    for find in report.not_counted:
+        if find.field in wanted:
+            target = None if find.cell is None else anchors.get(find.cell)
+            passed[find.field].append((find, target))
     return [
         report_view.show_field(
             field.index,
@@ -229,6 +287,8 @@ def _shown_fields(
             (field.width, field.height),
             cells[field.index],
             jpegs.get(field.index),
+            passed[field.index],
+            field.lost,
         )
         for field in report.fields
         if field.index in wanted and field.width and field.height

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from edge_runtime.film_report import CellRecord, FilmReport
+from edge_runtime.film_report import CellRecord, FilmReport, UncountedRecord
 
 _BARS = 20  # more cannot be told apart at the width of a chart
 _LABELLED_BARS = 11
@@ -73,6 +73,18 @@ class ShownBox:
 
 
 @dataclass(frozen=True, slots=True)
+class PassedBox:
+    """A find that is not counted, on the picture of its field."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    title: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class ShownField:
     """One examined field with its boxes, and its picture where one was kept."""
 
@@ -84,6 +96,8 @@ class ShownField:
     picture_jpeg: bytes | None
     text_size: float
     boxes: tuple[ShownBox, ...]
+    passed: tuple[PassedBox, ...] = ()
+    lost: str | None = None
 
 
 def field_anchor(field: int) -> str:
@@ -102,6 +116,8 @@ def show_field(
     size: tuple[int, int],
     cells: Sequence[CellRecord],
     picture_jpeg: bytes | None,
+    passed: Sequence[tuple[UncountedRecord, str | None]] = (),
+    lost: str | None = None,
 ) -> ShownField:
     """Place the boxes of one field and their labels.
 
@@ -111,11 +127,14 @@ def show_field(
         size: width and height of the field in pixels.
         cells: its cells in the order of the report.
         picture_jpeg: the field shrunk for looking at, or None when none was kept.
+        passed: finds in it that are not counted, each with the anchor of the cell it repeats.
+        lost: why nobody knows where it lies.
     """
     width, height = size
     text = round(max(width, height) / 24, 1)
     boxes: list[ShownBox] = []
-    for number, cell in enumerate(cells, start=1):
+    for counted, cell in enumerate(cells, start=1):
+        number = counted if cell.place is None else cell.place.number
         x1, y1, x2, y2 = cell.box_xyxy
         right = x1 > 0.7 * width  # a label to the right of here would leave the picture
         above = y1 > 1.5 * text
@@ -136,7 +155,32 @@ def show_field(
             )
         )
     return ShownField(
-        field_anchor(index), index, name, width, height, picture_jpeg, text, tuple(boxes)
+        field_anchor(index),
+        index,
+        name,
+        width,
+        height,
+        picture_jpeg,
+        text,
+        tuple(boxes),
+        tuple(_passed(index, find, anchor) for find, anchor in passed),
+        lost,
+    )
+
+
+def _passed(index: int, find: UncountedRecord, anchor: str | None) -> PassedBox:
+    x1, y1, x2, y2 = find.box_xyxy
+    if find.cell is None:
+        title = "Not counted: nobody knows where this field lies"
+    else:
+        title = f"Shows cell {find.cell} of the film again; it is counted in its best look"
+    return PassedBox(
+        round(x1, 1),
+        round(y1, 1),
+        round(x2 - x1, 1),
+        round(y2 - y1, 1),
+        title,
+        anchor or field_anchor(index),
     )
 
 
@@ -159,8 +203,11 @@ def total_figures(report: FilmReport) -> list[Figure]:
             "reasons below" if totals.fields_skipped else "",
         ),
         Figure(
-            say_number(totals.cells / totals.fields) if totals.fields else "–",
-            "cells per field",
+            # A cell that several fields show is found in each of them.
+            say_number(sum(field.cells for field in report.fields) / totals.fields)
+            if totals.fields
+            else "–",
+            "cells per field" if report.mosaic is None else "finds per field",
             "mean" if totals.fields else "no field was examined",
         ),
         Figure(

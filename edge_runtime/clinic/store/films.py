@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 _TEXT_CHARACTERS = 200
 _NOTE_CHARACTERS = 4000
+# A wall clock that differs by more from a film's own length was set meanwhile; the last write of a
+# film on a slow disk stays below.
+_CLOCK_MOVED_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,18 @@ class FilmClasses:
     outside: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _End:
+    """How a film ended, ready to be written."""
+
+    state: StoredState
+    at: datetime
+    header: dict[str, Any]
+    report_file: str | None
+    scores: Mapping[int, float]
+    duration_s: float
+
+
 class Films:
     """The films of one store."""
 
@@ -72,6 +88,9 @@ class Films:
         self._pictures = pictures
         self._users = people
         self._now = now
+        # Films whose end could not be written; see ``end_left_over``.
+        self._left: dict[int, _End] = {}
+        self._lock = threading.Lock()
 
     def start(
         self,
@@ -97,6 +116,7 @@ class Films:
             StoreError: it cannot be written.
         """
         label = _label(film)
+        self.end_left_over()
         with self._database.writing() as connection:
             if by is not None:
                 require(self._users.in_transaction(connection, by), "examine")
@@ -183,7 +203,8 @@ class Films:
         """Ends a film with the report of its run.
 
         Raises:
-            StoreError: the report cannot be written; the film ends without it if it can.
+            StoreError: the report cannot be written, and the film ends without it; or not even
+                its end can, and is written as soon as something can be.
         """
         failure: StoreError | None = None
         report_file: str | None = None
@@ -194,17 +215,54 @@ class Films:
         except StoreError as error:
             # The disk may be full; the fields are kept, and the report can be made of them.
             failure = error
-        with self._database.writing() as connection:
-            _end(connection, film, report.state, self._now(), _header(report), report_file)
-            for each in report.fields:
-                if each.domain_score is not None:
-                    connection.execute(
-                        update(fields)
-                        .where(fields.c.film == film, fields.c.index == each.index)
-                        .values(domain_score=each.domain_score)
-                    )
+        scores = {
+            each.index: each.domain_score for each in report.fields if each.domain_score is not None
+        }
+        end = _End(
+            report.state, self._now(), _header(report), report_file, scores, report.duration_s
+        )
+        try:
+            self._write_end(film, end)
+        except StoreError:
+            with self._lock:
+                self._left[film] = end
+            raise
         if failure is not None:
             raise failure
+
+    def end_left_over(self) -> list[int]:
+        """Ends films whose end could not be written, as on a full disk; gives their numbers.
+
+        Until then they count as running. Done before each new film, and when the store closes.
+
+        Raises:
+            StoreError: it still cannot.
+        """
+        with self._lock:
+            left = dict(self._left)
+        for film, end in left.items():
+            self._write_end(film, end)
+            with self._lock:
+                self._left.pop(film, None)
+        return list(left)
+
+    def _write_end(self, film: int, end: _End) -> None:
+        with self._database.writing() as connection:
+            started = connection.execute(
+                select(films.c.started_at).where(films.c.id == film, films.c.state == "running")
+            ).scalar()
+            if started is None:
+                return
+            # The film's length is counted by a clock that nobody sets.
+            moved_s = (end.at - datetime.fromisoformat(started)).total_seconds() - end.duration_s
+            moved = round(moved_s) if abs(moved_s) > _CLOCK_MOVED_S else None
+            _end(connection, film, end.state, end.at, end.header, end.report_file, moved)
+            for index, score in end.scores.items():
+                connection.execute(
+                    update(fields)
+                    .where(fields.c.film == film, fields.c.index == index)
+                    .values(domain_score=score)
+                )
 
     def recover(self) -> list[int]:
         """Ends films that a power cut left running, and removes files that no row names.
@@ -453,6 +511,7 @@ def _end(
     at: datetime,
     header: dict[str, Any] | None,
     report_file: str | None,
+    clock_moved_s: int | None = None,
 ) -> None:
     values: dict[str, Any] = {
         "state": state,
@@ -463,7 +522,10 @@ def _end(
         values["header"] = header
     connection.execute(update(films).where(films.c.id == film).values(**values))
     action = "film_finished" if header is not None else "film_recovered"
-    record(connection, at, None, action, film=film, after={"state": state})
+    after: dict[str, Any] = {"state": state}
+    if clock_moved_s is not None:
+        after["clock_moved_s"] = clock_moved_s
+    record(connection, at, None, action, film=film, after=after)
 
 
 def _text(text: str) -> str:

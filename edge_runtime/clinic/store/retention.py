@@ -26,6 +26,7 @@ from edge_runtime.errors import RecordError
 
 # A clock without a battery may wake up years ahead; then everything would be past its time.
 _LONGEST_SILENCE = timedelta(days=60)
+_CONFIRMED = "clock_confirmed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +84,15 @@ class Retention:
             What was removed.
 
         Raises:
-            RecordError: the store was not used for two months, or so the clock says; a clock
-                that jumped would delete everything.
+            RecordError: between two things that were done, or since the last, two months went by,
+                or so the clock says; one that jumped would delete everything. It stays so until
+                somebody confirms the clock.
             AccessError: ``by`` may not.
         """
         due = self.due()
-        if (due.films or due.frames) and not clock_is_right:
+        if clock_is_right:
+            self._confirm_clock(by)
+        elif due.films or due.frames:
             self._distrust_clock()
         for film in due.films:
             self._delete(film, by, "film_expired")
@@ -117,13 +121,20 @@ class Retention:
 
     def _distrust_clock(self) -> None:
         with self._database.reading() as connection:
-            last = connection.execute(select(func.max(trail.c.at))).scalar()
-        if last is None or self._now() - datetime.fromisoformat(last) <= _LONGEST_SILENCE:
-            return
-        raise RecordError(
-            f"retention: the clock says {self._now():%Y-%m-%d}, but the store was last used on "
-            f"{last[:10]}; see whether the clock is right, then confirm"
-        )
+            leap = _leap(connection, self._now())
+        if leap is not None:
+            before, after = leap
+            raise RecordError(
+                f"retention: the clock went from {before[:10]} to {after[:10]} at once; see whether "
+                f"{self._now():%Y-%m-%d} is right, then confirm"
+            )
+
+    def _confirm_clock(self, by: User | None) -> None:
+        with self._database.writing() as connection:
+            self._require(connection, by)
+            if _leap(connection, self._now()) is not None:
+                actor = None if by is None else by.id
+                record(connection, self._now(), actor, _CONFIRMED)
 
     def _delete(self, film: int, by: User | None, action: str) -> None:
         with self._database.writing() as connection:
@@ -155,3 +166,19 @@ class Retention:
     def _require(self, connection: Connection, by: User | None) -> None:
         if by is not None:
             require(self._users.in_transaction(connection, by), "delete")
+
+
+def _leap(connection: Connection, now: datetime) -> tuple[str, str] | None:
+    """The first long step forward of the clock that nobody has confirmed: from when to when."""
+    confirmed = connection.execute(
+        select(func.max(trail.c.id)).where(trail.c.action == _CONFIRMED)
+    ).scalar()
+    last: str | None = None
+    query = select(trail.c.at).where(trail.c.id >= (confirmed or 0)).order_by(trail.c.id)
+    for at in (*connection.execute(query).scalars(), stamp(now)):
+        if last is not None:
+            silence = datetime.fromisoformat(at) - datetime.fromisoformat(last)
+            if silence > _LONGEST_SILENCE:
+                return last, at
+        last = at
+    return None

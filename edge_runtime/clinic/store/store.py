@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from edge_runtime.clinic.store.trail import Trail, record
 from edge_runtime.clinic.store.users import User, Users
 from edge_runtime.device.files import DurableFiles
 from edge_runtime.errors import StoreError
+
+_LOG = logging.getLogger(__name__)
 
 _LOCK_FILE = "lock"
 _FLAG = "--store"
@@ -148,6 +151,7 @@ def open_store(
         uuid = _identity(database, now, new_uuid)
         recovered = tuple(kept.recover()) if lock.alone else ()
         lock.share()
+        closing.callback(_end_left_over, kept)
         yield ClinicStore(
             folder=folder,
             uuid=uuid,
@@ -164,6 +168,14 @@ def open_store(
             trail=Trail(database),
             now=now,
         )
+
+
+def _end_left_over(kept: Films) -> None:
+    try:
+        kept.end_left_over()
+    except StoreError as error:
+        # The next start ends them without their report's head.
+        _LOG.warning("a film's end could not be written: %s", error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from edge_runtime import __version__
 from edge_runtime.clinic.web.clinic import Clinic
+from edge_runtime.clinic.web.export_routes import sweep_left_over
 from edge_runtime.clinic.web.gate import STATIC, Gate
 from edge_runtime.clinic.web.pages import STATIC_FOLDER, page
 from edge_runtime.clinic.web.sessions import Sessions
@@ -33,7 +34,16 @@ from edge_runtime.errors import (
 from edge_runtime.film_report import RESEARCH_USE
 
 # A view is one module with a ``router`` and one row here.
-ROUTERS: tuple[str, ...] = ("sign_in_routes", "live_routes")
+ROUTERS: tuple[str, ...] = (
+    "sign_in_routes",
+    "live_routes",
+    "film_routes",
+    "gallery_routes",
+    "review_routes",
+    "export_routes",
+    "people_routes",
+    "device_routes",
+)
 # Each thread may hold a connection and a report; the device has few processors anyway.
 _THREADS = 8
 _STATUS: tuple[tuple[type[LeukoscopeError], int], ...] = (
@@ -56,6 +66,7 @@ def build_app(clinic: Clinic) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        sweep_left_over(clinic.store.folder)
         to_thread.current_default_thread_limiter().total_tokens = _THREADS
         yield
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.clinic.store.store import ClinicStore
+from edge_runtime.device.doctor.machine import Machine
 
 if TYPE_CHECKING:
     from edge_runtime.device.doctor.examine import Examination
@@ -52,7 +53,7 @@ class Clinic:
         tls: whether the page is served with a certificate.
         monotonic: seconds that only go forward.
         doctor: looks at the device; None: the device's own doctor.
-        temperature_c: of the processor; None where nothing tells.
+        machine: tells the temperature.
     """
 
     store: ClinicStore
@@ -63,4 +64,4 @@ class Clinic:
     tls: bool = False
     monotonic: Callable[[], float] = field(default=time.monotonic)
     doctor: Callable[[], Examination] | None = None
-    temperature_c: Callable[[], float | None] | None = None
+    machine: Machine = field(default_factory=Machine)

@@ -11,28 +11,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from edge_runtime.device.doctor.machine import Machine
 from edge_runtime.errors import LeukoscopeError, StoreError
 from edge_runtime.settings import ENVIRONMENT_PREFIX, Settings
 
-_THERMAL = Path("/sys/class/thermal")
 _DOCTOR_S = 120
 # It loads models, so one at a time.
 _one_doctor = threading.Lock()
 
 
-def warmest_c(folder: Path = _THERMAL) -> float | None:
+def warmest_c(machine: Machine) -> float | None:
     """The warmest of the machine's sensors in °C; None where nothing tells."""
-    found: list[float] = []
-    for zone in sorted(folder.glob("thermal_zone*/temp")):
-        try:
-            found.append(int(zone.read_text()) / 1000)
-        except (OSError, ValueError):
-            # A sensor that is switched off answers with an error.
-            continue
-    return max(found) if found else None
+    zones = machine.matching("sys/class/thermal/thermal_zone*")
+    heats = [machine.number(f"{zone}/temp") for zone in zones]
+    return max((heat / 1000 for heat in heats if heat is not None), default=None)
 
 
 def ask_doctor(settings: Settings) -> Mapping[str, Any]:

@@ -28,7 +28,7 @@ Text = Annotated[str, Form(max_length=4000)]
 def device(request: Request, clinic: Here, user: AnyUser) -> Response:
     """Bundle, backend, temperature and disk."""
     free = free_bytes(clinic.store.folder)
-    temperature = (clinic.temperature_c or warmest_c)()
+    temperature = warmest_c(clinic.machine)
     return page(
         request,
         "device.html",

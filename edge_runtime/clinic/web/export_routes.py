@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.responses import FileResponse
@@ -20,7 +20,6 @@ from starlette.background import BackgroundTask
 from edge_runtime.clinic.store.records import StoredFilm
 from edge_runtime.clinic.web.access import Exporter, Here
 from edge_runtime.clinic.web.asked import AskedFilm
-from edge_runtime.clinic.web.language import Catalogue
 from edge_runtime.clinic.web.pages import catalogue_of
 
 router = APIRouter(tags=["exports"])
@@ -36,10 +35,10 @@ _TYPES: dict[Form_, tuple[str, str]] = {
 _LEFT_OVER = ".export-"
 _ONLY_PLAIN = ("csv", "json")
 _MOST_FILMS = 1000
-_FILE = {200: {"content": {"application/octet-stream": {}}}}
+_FILE: dict[int | str, dict[str, Any]] = {200: {"content": {"application/octet-stream": {}}}}
 
 
-@router.post("/films/{film}/export", response_class=Response, responses={200: {"content": {}}})
+@router.post("/films/{film}/export", response_class=Response, responses=_FILE)
 def export_film(
     request: Request,
     clinic: Here,
@@ -70,6 +69,7 @@ def export_film(
         content = film_html(store, number, user)
     else:
         from edge_runtime.clinic.film_pdf import film_pdf
+        from edge_runtime.clinic.web.paper_words import paper_words
 
         spoken = catalogue_of(request)
         content = film_pdf(store, number, t=paper_words(spoken), language=spoken.language)

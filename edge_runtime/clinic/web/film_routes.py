@@ -19,7 +19,6 @@ from edge_runtime.clinic.web.asked import AskedFilm
 from edge_runtime.clinic.web.pages import after, page
 
 if TYPE_CHECKING:
-    from edge_runtime.film.mosaic_map import FilmMap
     from edge_runtime.film_report import FilmReport
 
 router = APIRouter(tags=["films"])
@@ -69,7 +68,7 @@ def film(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> Res
         "film.html",
         film=found,
         report=report,
-        screening=screening_of(report),
+        screening=report.screening,
         map_svg=_map(store, report, found.id),
         reasons=reasons.most_common(_SKIPPED_REASONS),
         signatures=signatures,
@@ -121,24 +120,12 @@ def delete(request: Request, clinic: Here, user: Deleter, found: AskedFilm) -> R
     return after(request, "/films", "film.deleted", film=found.id)
 
 
-def screening_of(report: FilmReport) -> Any:
-    """What the stop rule said at the film's end; None where the report has none."""
-    return getattr(report, "screening", None)
-
-
-def map_of(store: ClinicStore, film: int) -> FilmMap | None:
-    """Where the cells lie; None for a film of pictures that nobody put together."""
-    find = getattr(store.films, "map_of", None)
-    found: FilmMap | None = None if find is None else find(film)
-    return found
-
-
 def _map(store: ClinicStore, report: FilmReport, film: int) -> Any:
     from markupsafe import Markup
 
     from edge_runtime.clinic.film_view import class_order
     from edge_runtime.film.mosaic_map import draw_map
 
-    found = map_of(store, film)
+    found = store.films.map_of(film)
     # An SVG without scripts and styles, its texts escaped where it is drawn.
     return None if found is None else Markup(draw_map(found, order=class_order(report)))

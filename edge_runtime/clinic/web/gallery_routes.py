@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Form, HTTPException, Request, Response
 from fastapi.responses import HTMLResponse
@@ -27,6 +27,8 @@ from edge_runtime.clinic.web.pages import page
 router = APIRouter(tags=["gallery"])
 # A box for a tap, where a film has no cells to take the size from: of the field's short side.
 _TAP_SHARE = 0.08
+# Readable when a field is as wide as a phone.
+_TEXT_SHARE = 0.03
 _LARGEST_PX = 100_000.0
 REJECTED = "rejected"
 Pixels = Annotated[float, Form(ge=-_LARGEST_PX, le=_LARGEST_PX, allow_inf_nan=False)]
@@ -96,7 +98,7 @@ def field(
     at = next((n for n, each in enumerate(examined) if each.index == field), None)
     if at is None:
         raise HTTPException(404, f"film {found.id}: no examined field {field}")
-    cells = clinic.store.films.cells(found.id, field)
+    counted = clinic.store.films.cells(found.id)
     return page(
         request,
         "field.html",
@@ -104,8 +106,9 @@ def field(
         field=examined[at],
         at=at,
         fields=examined,
-        cells=cells,
-        tap_side=_tap_side(clinic.store.films.cells(found.id), examined[at]),
+        boxes=_boxes(clinic.store.films.cells(found.id, field, every=True), counted),
+        tap_side=_tap_side(counted, examined[at]),
+        text_size=round(_TEXT_SHARE * (examined[at].width or 0)),
         classes=clinic.store.films.classes(found.id),
         may_correct=_may_correct(found, user),
     )
@@ -202,6 +205,16 @@ def _sureness(cell: StoredCell) -> float:
     return cell.class_probability if cell.class_probability is not None else cell.score or 1.0
 
 
+def _boxes(
+    finds: Sequence[StoredCell], counted: Sequence[StoredCell]
+) -> list[tuple[StoredCell, StoredCell]]:
+    """Every find with the cell that it counts as: itself, or the best look at the same cell."""
+    standing: dict[int | None, StoredCell] = {
+        each.film_cell: each for each in counted if each.film_cell is not None
+    }
+    return [(each, each if each.counts else standing.get(each.film_cell, each)) for each in finds]
+
+
 def _tap_side(cells: Sequence[StoredCell], field: StoredField) -> float:
     sides = [max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in (each.box_xyxy for each in cells)]
     if sides:
@@ -218,8 +231,3 @@ def _state(cell: StoredCell) -> CellState:
         corrected=cell.corrected,
         crop=cell.crop_file,
     )
-
-
-def cell_label(cell: StoredCell) -> dict[str, Any]:
-    """The same for a template."""
-    return _state(cell).model_dump()

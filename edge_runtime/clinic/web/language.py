@@ -70,9 +70,13 @@ class Catalogue:
 def catalogue(language: str) -> Catalogue:
     """The catalogue of a language; English for one that is not spoken here."""
     known = language if language in LANGUAGES else DEFAULT_LANGUAGE
-    with (_FOLDER / f"{known}.toml").open("rb") as file:
-        groups = tomllib.load(file)
-    return Catalogue(known, dict(_flat("", groups)))
+    return Catalogue(known, read_messages(known))
+
+
+def read_messages(name: str) -> dict[str, str]:
+    """The messages of one file, by id."""
+    with (_FOLDER / f"{name}.toml").open("rb") as file:
+        return dict(_flat("", tomllib.load(file)))
 
 
 def _flat(prefix: str, group: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,10 +69,17 @@ def page(request: Request, template: str, *, status: int = 200, **context: Any) 
             live=clinic_of(request).live is not None,
             path=request.url.path,
             static=static_name,
+            when=_when,
+            now=clinic_of(request).store.now(),
             **context,
         )
     )
     return HTMLResponse(html, status, {"vary": "cookie"})
+
+
+def _when(moment: datetime) -> str:
+    """A time as the clinic's clock shows it, the same in every language."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
 def after(

@@ -14,7 +14,6 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.clinic.web.access import AnyUser, Here, Signer
 from edge_runtime.clinic.web.asked import AskedFilm
-from edge_runtime.clinic.web.film_routes import screening_of
 from edge_runtime.clinic.web.pages import after, page
 
 router = APIRouter(tags=["review"])
@@ -41,7 +40,7 @@ def review(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> R
         "review.html",
         film=found,
         report=report,
-        screening=screening_of(report),
+        screening=report.screening,
         content=content,
         cells=len(cells),
         unclassified=[x for x in cells if x.shown_class == UNCLASSIFIED][:_CROPS],

@@ -72,6 +72,7 @@ def test_film_json_holds_the_film(film: Any, tmp_path: Path) -> None:
         "class_probability": None,
         "class_probabilities": None,
         "attributes": None,
+        "place": None,
     }
     assert document["cells"][2]["score"] == 0.987654
     assert document["totals"] == report.totals.model_dump()

@@ -5,55 +5,51 @@ from __future__ import annotations
 import re
 import string
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.clinic import web
+from edge_runtime.clinic.store.device_settings import ClinicSettings
+from edge_runtime.clinic.store.roles import ROLES
 from edge_runtime.clinic.web.language import LANGUAGES, Catalogue, catalogue
+from edge_runtime.film.screening import ScreeningState, WhyAbstain
 
 WEB = Path(web.__file__).parent
 CLINIC = WEB.parent
-# Who says a message: templates and Python by its id, scripts without the group.
-_IN_TEMPLATES = re.compile(r"""\btn?\(\s*"([a-z_.]+)"(?!\s*\+)""")
-_GROUPS_IN_TEMPLATES = re.compile(r"""\btn?\(\s*"([a-z_.]+\.)"\s*\+""")
+# Templates, Python and scripts name messages in plain strings; what begins like a group is one.
+_STRINGS = re.compile(r"""["']([a-z_]+\.[a-z_.]+)["'](?!\s*\+)""")
+# Ids that are put together while running: their beginning.
+_BEGINNINGS = re.compile(r"""\bt\(\s*"([a-z_.]+)"\s*\+""")
 _COUNTED = re.compile(r"""(?:\btn|\.count)\(\s*"([a-z_.]+)\"""")
-_TABS = re.compile(r"""\btab\([^,]+,\s*"([a-z_.]+)\"""")
 _IN_SCRIPTS = re.compile(r"""\bt\(\s*"([a-z_]+)\"""")
-# Python names messages in plain strings; what begins like a group is one.
-_STRINGS = re.compile(r"""["']([a-z_]+\.[a-z_.]+)["']""")
+_FILES = (".html", ".js", ".css", ".json", ".svg")
 
 
 def used() -> tuple[set[str], set[str]]:
-    """Ids, and groups of which a member is chosen while running."""
+    """Ids, and beginnings of ids of which the end is chosen while running."""
+    heads = {name.partition(".")[0] for name in catalogue("en").messages}
     ids: set[str] = set()
-    groups: set[str] = {"js.", "class."}
+    beginnings: set[str] = {"class.", "setting."}
     counted: set[str] = set()
-    known = catalogue("en")
-    heads = {name.partition(".")[0] for name in known.messages}
-    for file in [*(CLINIC / "templates" / "web").glob("*.html")]:
+    for file in [*(CLINIC / "templates" / "web").glob("*.html"), *WEB.glob("*.py")]:
         text = file.read_text(encoding="utf-8")
-        ids |= set(_IN_TEMPLATES.findall(text)) | set(_TABS.findall(text))
-        groups |= set(_GROUPS_IN_TEMPLATES.findall(text))
+        found = {name for name in _STRINGS.findall(text) if name.partition(".")[0] in heads}
+        ids |= {name for name in found if not name.endswith(_FILES)}
+        beginnings |= set(_BEGINNINGS.findall(text))
         counted |= set(_COUNTED.findall(text))
     for file in (WEB / "static").glob("*.js"):
         ids |= {f"js.{name}" for name in _IN_SCRIPTS.findall(file.read_text(encoding="utf-8"))}
-    for file in [*CLINIC.rglob("*.py")]:
-        text = file.read_text(encoding="utf-8")
-        counted |= set(re.findall(r"""\.count\(\s*"([a-z_.]+)\"""", text))
-        ids |= {
-            name
-            for name in _STRINGS.findall(text)
-            if name.partition(".")[0] in heads and not name.endswith((".html", ".js", ".css", "."))
-        }
     ids -= counted
     ids |= {f"{name}.{form}" for name in counted for form in ("one", "other")}
-    return ids, groups
+    return ids, beginnings
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_message_that_is_used_is_there(language: str) -> None:
     ids, groups = used()
-    assert len(ids) > 15
+    assert len(ids) > 150
     messages = catalogue(language).messages
     assert sorted(ids - messages.keys()) == []
     for group in groups:
@@ -73,6 +69,41 @@ def test_languages_say_the_same_with_the_same_values(language: str) -> None:
     for name, text in other.items():
         assert text.strip(), name
         assert _values(text) == _values(english[name]), name
+
+
+def test_every_setting_role_and_action_has_its_words() -> None:
+    messages = catalogue("es").messages
+    wanted = {f"setting.{name}" for name in ClinicSettings.model_fields}
+    wanted |= {f"role.{name}" for name in ROLES}
+    wanted |= {f"class.{name}" for name in (*ClinicSettings().extra_classes, UNCLASSIFIED)}
+    wanted |= {f"screening.why_{why.replace(' ', '_')}" for why in get_args(WhyAbstain)}
+    states = [each.replace(": ", "_").replace(" ", "_") for each in get_args(ScreeningState)]
+    wanted |= {f"screening.state_{each}" for each in states}
+    store = [each.read_text() for each in (CLINIC / "store").glob("*.py")]
+    # What is written into the trail: the third value of ``record``, or an own function's.
+    calls = re.compile(r"""(?:record|_note|_change|_replace|_delete)\([^"]*?"([a-z]+_[a-z_]+)\"""")
+    actions = {name for text in store for name in calls.findall(text)}
+    assert {"film_signed", "class_given", "user_added", "film_deleted"} <= actions
+    wanted |= {f"action.{name}" for name in actions}
+    assert sorted(wanted - messages.keys()) == []
+
+
+@pytest.mark.parametrize("language", [each for each in LANGUAGES if each != "en"])
+def test_the_printed_report_is_said_in_every_language(language: str) -> None:
+    pytest.importorskip("fpdf", reason="leukoscope[clinic]")
+    from edge_runtime.clinic.paper import words
+    from edge_runtime.clinic.web.paper_words import in_language, paper_words
+
+    named = {text: name.lower() for name, text in vars(words).items() if name.isupper()}
+    english = {named[text]: text for text in words.MESSAGES}
+    translated = in_language(language)
+    assert sorted(translated) == sorted(english)
+    for name, text in english.items():
+        assert _values(translated[name]) == _values(text), name
+    say = paper_words(catalogue(language))
+    assert say(words.PAGE, page=1, pages=2) == translated["page"].format(page=1, pages=2)
+    assert say("lymphocyte") == catalogue(language).class_name("lymphocyte")
+    assert paper_words(catalogue("en"))(words.TITLE) == words.TITLE
 
 
 def test_spanish_is_not_english() -> None:
