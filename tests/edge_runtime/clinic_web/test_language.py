@@ -33,7 +33,8 @@ def used() -> tuple[set[str], set[str]]:
     ids: set[str] = set()
     beginnings: set[str] = {"class.", "setting."}
     counted: set[str] = set()
-    for file in [*(CLINIC / "templates" / "web").glob("*.html"), *WEB.glob("*.py")]:
+    live = (CLINIC / "live").glob("*.py")
+    for file in [*(CLINIC / "templates" / "web").glob("*.html"), *WEB.glob("*.py"), *live]:
         text = file.read_text(encoding="utf-8")
         found = {name for name in _STRINGS.findall(text) if name.partition(".")[0] in heads}
         ids |= {name for name in found if not name.endswith(_FILES)}
