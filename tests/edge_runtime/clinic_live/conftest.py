@@ -32,11 +32,15 @@ def cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def naming_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The toy detector with a classifier, so that there is a differential."""
-    folder = tmp_path_factory.mktemp("naming")
-    write_toy_bundle(folder, classifier=classifier_part())
-    return open_bundle(folder)
+def naming_bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy detector with a classifier, so that there is a differential; read it only."""
+    return write_toy_bundle(tmp_path_factory.mktemp("naming"), classifier=classifier_part())
+
+
+@pytest.fixture(scope="session")
+def naming_bundle(naming_bundle_folder: Path) -> Bundle:
+    """The same, verified."""
+    return open_bundle(naming_bundle_folder)
 
 
 @pytest.fixture(scope="session")
