@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import adaptation_cli, live_cli, screening_cli
+from benchmarks import adaptation_cli, clinic_cli, live_cli, screening_cli
 from edge_runtime.film_report import RESEARCH_USE
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app = typer.Typer(
 adaptation_cli.add_to(app)
 screening_cli.add_to(app)
 live_cli.add_to(app)
+clinic_cli.add_to(app)
 
 _HEADINGS = {
     "fields_per_s": "fields/s",

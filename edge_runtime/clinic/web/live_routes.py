@@ -94,6 +94,8 @@ class LiveState(BaseModel):
     differential: list[ClassRow]
     outside: list[tuple[str, int]]
     fields: str
+    fields_done: int
+    fields_skipped: int
     age: str
     notes: list[str]
 
@@ -182,6 +184,8 @@ def state_of(view: LiveView, spoken: Catalogue) -> LiveState:
         differential=[] if tally is None else _rows(spoken, tally),
         outside=[] if tally is None else _outside(spoken, tally),
         fields="" if view.status is None else _fields(spoken, view.status),
+        fields_done=0 if view.status is None else view.status.fields_done,
+        fields_skipped=0 if view.status is None else view.status.fields_skipped,
         age=_age(spoken, view.status) if runs else "",
         notes=_notes(spoken, view),
     )
