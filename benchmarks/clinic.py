@@ -32,7 +32,7 @@ from edge_runtime.types import Frame
 # As many people look as a clinic has screens: the microscope's own and a reviewer's.
 _LOOKERS = 2
 # As the page's script asks.
-_PICTURE_S, _STATE_S = 0.16, 0.4
+_PICTURE_S, _STATE_S = 0.2, 0.5
 _WARM_UP_S = 3.0
 _START_LIMIT_S = 120.0
 _SECRET = "correct horse"

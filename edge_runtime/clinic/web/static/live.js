@@ -5,8 +5,8 @@
   if (!root) return;
   const { t, fail, post, poll } = leukoscope;
   const at = (id) => document.getElementById(id);
-  const PICTURE_MS = 160;
-  const STATE_MS = 400;
+  const PICTURE_MS = 200;
+  const STATE_MS = 500;
   // Older than this, a picture is no longer what lies under the microscope.
   const OLD_MS = 3000;
 
