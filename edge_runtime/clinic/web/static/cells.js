@@ -6,6 +6,7 @@ const cells = (() => {
   const root = document.getElementById("cells");
   const bar = document.getElementById("class-bar");
   const about = document.getElementById("about");
+  const details = document.getElementById("details");
   const film = root.dataset.film;
   let armed = null;
   let selected = null;
@@ -21,8 +22,9 @@ const cells = (() => {
     return button ? button.dataset.label : name.replaceAll("_", " ");
   };
 
-  function say(words) {
+  function say(words, more = "") {
     about.textContent = words || about.dataset.empty;
+    details.textContent = more;
   }
 
   function select(mark) {
@@ -32,7 +34,7 @@ const cells = (() => {
     mark.classList.add("selected");
     mark.focus({ preventScroll: true });
     mark.scrollIntoView({ block: "nearest" });
-    say(mark.dataset.about);
+    say(mark.dataset.about, mark.dataset.details);
   }
 
   const armedLabel = () => bar.querySelector(`[data-give="${CSS.escape(armed)}"]`).dataset.label;
