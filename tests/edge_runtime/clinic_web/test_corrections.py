@@ -23,7 +23,7 @@ def test_naming_rejecting_restoring_and_taking_back(
     named = browser.post(f"/cells/{cell.id}/class", {"class_name": "eosinophil"}).json()
     assert named == {
         "id": cell.id, "field": 0, "class_name": "eosinophil", "rejected": False,
-        "corrected": True, "crop": cell.crop_file,
+        "given": True, "crop": cell.crop_file,
     }  # fmt: skip
     assert browser.post(f"/cells/{cell.id}/reject").json()["rejected"] is True
     assert browser.post(f"/cells/{cell.id}/restore").json()["rejected"] is False
@@ -35,6 +35,7 @@ def test_naming_rejecting_restoring_and_taking_back(
         "cell_restored", "cell_rejected", "class_given", None,
     ]  # fmt: skip
     assert undone[2]["cell"]["class_name"] == cell.shown_class
+    assert undone[2]["cell"]["given"] is False
     assert store.films.cells(film)[0] == cell
 
 
@@ -45,7 +46,7 @@ def test_nobody_takes_back_what_another_did(sign_in: SignIn, store: ClinicStore,
 
 
 @pytest.mark.parametrize(
-    ("data", "status"), [({"class_name": "nonsense"}, 409), ({}, 422), ({"class_name": ""}, 409)]
+    ("data", "status"), [({"class_name": "nonsense"}, 409), ({}, 422), ({"class_name": ""}, 422)]
 )
 def test_a_class_that_is_none(
     sign_in: SignIn, store: ClinicStore, film: int, data: dict[str, object], status: int
@@ -77,7 +78,7 @@ def test_the_gallery_groups_by_the_class_that_counts(
     assert groups["rejected"] == {cells[1].id}
     assert groups["unclassified"] == {cells[5].id}
     assert "lymphocyte" not in groups
-    assert list(groups)[0] == "unclassified"
+    assert next(iter(groups)) == "unclassified"
 
 
 def test_a_field_with_its_boxes_and_a_cell_that_was_missed(

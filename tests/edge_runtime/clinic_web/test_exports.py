@@ -18,10 +18,6 @@ from tests.clinic_films import People
 SignIn = Callable[[str], Browser]
 
 
-def export(browser: Browser, film: int, form: str, **more: object) -> object:
-    return browser.post(f"/films/{film}/export", {"form": form, **more})
-
-
 def test_csv_json_and_html(sign_in: SignIn, store: ClinicStore, people: People, film: int) -> None:
     browser = sign_in("reviewer")
     cells = store.films.cells(film)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,10 @@ from typer.testing import CliRunner
 
 from edge_runtime.clinic.cli import app as command
 from edge_runtime.clinic.store.store import ClinicStore, open_store
-from edge_runtime.clinic.web import device_facts
+from edge_runtime.clinic.web.clinic import Clinic
 from edge_runtime.clinic.web.device_facts import ask_doctor, warmest_c
 from edge_runtime.device.doctor.machine import Machine
+from edge_runtime.device.doctor.rows import DoctorRow
 from edge_runtime.errors import AccessError, LeukoscopeError, RecordError
 from edge_runtime.settings import Settings
 from tests.clinic_browser import Browser
@@ -103,13 +106,10 @@ def test_what_is_past_its_time_goes_when_an_admin_says_so(
     assert store.films.search() == []
 
 
-def test_the_device(
-    sign_in: SignIn, clinic: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_device(sign_in: SignIn, clinic: Clinic, tmp_path: Path) -> None:
     zone = tmp_path / "sys" / "class" / "thermal" / "thermal_zone0"
     zone.mkdir(parents=True)
     (zone / "temp").write_text("51500\n")
-    monkeypatch.setattr(clinic.machine, "root", tmp_path) if False else None
     text = sign_in("operator").get("/device").text
     assert "No bundle is loaded" in text
     assert clinic.store.uuid in text
@@ -121,15 +121,16 @@ def test_the_doctor_is_asked_in_a_process_of_its_own(
     monkeypatch: pytest.MonkeyPatch, sign_in: SignIn
 ) -> None:
     asked: dict[str, Any] = {}
+    row = asdict(DoctorRow("disk", "full", "missing", "free <some>", stops=True))
 
     class Done:
-        stdout = '{"can_run": false, "rows": [{"what": "disk", "value": "full", "state": "missing", "remedy": "free <some>", "stops": true}]}'
+        stdout = json.dumps({"can_run": False, "rows": [row]})
 
     def run(words: list[str], **more: Any) -> Done:
         asked.update(more, words=words)
         return Done()
 
-    monkeypatch.setattr(device_facts.subprocess, "run", run)
+    monkeypatch.setattr("subprocess.run", run)
     text = sign_in("operator").get("/device/doctor").text
     assert "No film can run here" in text
     assert "free &lt;some&gt;" in text

@@ -78,7 +78,7 @@ const cells = (() => {
     for (const mark of marksOf(cell.id)) {
       mark.dataset.class = cell.class_name;
       mark.toggleAttribute("data-rejected", cell.rejected);
-      mark.classList.add("given");
+      mark.classList.toggle("given", cell.given);
       mark.dataset.about = cell.rejected ? label("") : label(cell.class_name);
       const text = mark.querySelector("text");
       if (text) {
@@ -86,7 +86,9 @@ const cells = (() => {
         mark.setAttribute("aria-label", mark.dataset.about);
         continue;
       }
-      mark.querySelector(".sure").textContent = cell.corrected ? "✓" : mark.querySelector(".sure").textContent;
+      const sure = mark.querySelector(".sure");
+      if (sure.dataset.model === undefined) sure.dataset.model = sure.textContent === "✓" ? "" : sure.textContent;
+      sure.textContent = cell.given ? "✓" : sure.dataset.model;
       const group = root.querySelector(`[data-group="${cell.rejected ? "rejected" : CSS.escape(cell.class_name)}"]`);
       const from = mark.closest("[data-group]");
       if (group && group !== from) {
