@@ -1,13 +1,13 @@
-"""``leukoscope bench frame-age``.
+"""``leukoscope bench frame-age`` and ``soak``.
 
-Owns flags and the table. Does not own measuring.
+Owns flags and what is printed. Does not own measuring.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,6 +66,60 @@ def frame_age(
         raise typer.Exit(1)
 
 
+def soak(
+    frames: Annotated[int, typer.Option(min=100, help="out of the camera, in all")] = 200_000,
+    film_frames: Annotated[int, typer.Option(min=60, help="of each film")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="of what goes wrong")] = 1,
+    folder: Annotated[
+        Path | None, typer.Option(help="holds the store while it runs [default: the system's]")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = _RESULTS / "soak.json",
+) -> None:
+    """Run films for hours into a store while camera, disk and clock fail; takes no model.
+
+    What is known so far is in the result file all along. Ends with exit code 1 when a fault is not
+    on record or memory grew.
+    """
+    import logging
+    import tempfile
+
+    from benchmarks.machine import machine_facts, require_writable, write_result
+    from benchmarks.soak import SoakPlan, run_soak
+    from edge_runtime.errors import SettingsError
+
+    if folder is not None and not folder.is_dir():
+        raise SettingsError(f"--folder {folder}: no such folder; give one that is there")
+    require_writable(out)
+    facts = machine_facts(datetime.now(timezone.utc))
+    # Every lost camera is told by a warning; there will be hundreds.
+    logging.getLogger("edge_runtime").setLevel(logging.ERROR)
+
+    def keep(result: dict[str, Any]) -> None:
+        write_result(out, "soak: films with faults", facts, result)
+
+    with tempfile.TemporaryDirectory(prefix="leukoscope-soak-", dir=folder) as scratch:
+        result = run_soak(
+            SoakPlan(frames=frames, film_frames=film_frames, seed=seed),
+            Path(scratch) / "store",
+            lambda line: typer.echo(line, err=True),
+            keep=keep,
+        )
+    keep(result)
+    typer.echo(
+        f"{result['frames']} frames in {result['films']} films, {sum(result['faults'].values())} "
+        f"faults, {result['seconds']:.0f} s"
+    )
+    for line in result["not_on_record"][:20]:
+        typer.echo(f"not on record: {line}", err=True)
+    for target in result["targets"]:
+        word = "met" if target["met"] else "NOT MET"
+        typer.echo(f"{word}: {target['name']}: {target['measured']:g}")
+    typer.echo(f"written to {out}")
+    if not all(target["met"] for target in result["targets"]):
+        raise typer.Exit(1)
+
+
 def add_to(app: typer.Typer) -> None:
-    """Adds the command to ``leukoscope bench``."""
+    """Adds the commands to ``leukoscope bench``."""
     app.command("frame-age")(frame_age)
+    app.command("soak")(soak)

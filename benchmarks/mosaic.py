@@ -89,7 +89,7 @@ class Tracked:
         if isinstance(update.place, Lost):
             self.lost[frame.index] = update.place.reason
             self.told[update.place.reason.split(":")[0]] += 1
-        else:
+        elif update.place is not None:
             self.places[frame.index] = update.place
         self._apply(update.ties, [(each.cell, each.into) for each in update.merges])
         return update

@@ -63,6 +63,7 @@ class _Sums:
     starts_refused: int = 0
     clock_refusals: int = 0
     told: int = 0
+    kept: int = 0
     samples: list[tuple[int, float, int, int]] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
@@ -87,6 +88,7 @@ def run_soak(
     folder: Path,
     progress: Callable[[str], None] = lambda line: None,
     *,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
     """Runs films until so many frames have come.
@@ -95,6 +97,7 @@ def run_soak(
         plan: how much.
         folder: empty, for the store; most of it is deleted again by retention.
         progress: takes a line now and then.
+        keep: takes what is known so far as often; a run takes hours.
         clock: seconds.
 
     Returns:
@@ -112,18 +115,18 @@ def run_soak(
         rig = Rig(scene, store, cable, disk, wall)
         while sums.frames < plan.frames:
             _films_end(sums, rig, plan, rng, admin)
-            if sums.films % 10 == 0:
+            if sums.films % _FILMS_A_DAY == 0:
                 _, mb, threads, files = sums.samples[-1]
+                others = WorkMeter.read().others_share_since(before)
+                keep(_result(plan, sums, clock() - began, others))
                 progress(
                     f"{sums.frames} frames, {sums.films} films, {clock() - began:.0f} s, "
                     f"{mb:.1f} MB, {threads} threads, {files} files, "
                     f"{sum(sums.begun.values())} faults, {len(sums.missed)} not on record"
                 )
         sums.missed += store.check()
-        left = len(store.films.search(limit=10_000))
-    seconds = clock() - began
     others = WorkMeter.read().others_share_since(before)
-    return _result(plan, sums, seconds, others, left)
+    return _result(plan, sums, clock() - began, others)
 
 
 def _films_end(
@@ -147,6 +150,7 @@ def _films_end(
 def _retire(sums: _Sums, store: ClinicStore, admin: User, moved: float) -> None:
     """Films past their time go, but not because a clock jumped."""
     there = {film.id for film in store.films.search(limit=10_000)}
+    sums.kept = len(there)
     try:
         store.retention.run(None)
     except RecordError:
@@ -192,9 +196,7 @@ def growth_mb(samples: list[tuple[int, float]]) -> float:
     return slope * float(at[-1] - at[0])
 
 
-def _result(
-    plan: SoakPlan, sums: _Sums, seconds: float, others: float, left: int
-) -> dict[str, Any]:
+def _result(plan: SoakPlan, sums: _Sums, seconds: float, others: float) -> dict[str, Any]:
     warm = [each for each in sums.samples if each[0] >= _WARM_UP * plan.frames]
     grown = growth_mb([(frames, mb) for frames, mb, _, _ in warm])
     every = max(1, len(sums.samples) // 40)
@@ -212,6 +214,7 @@ def _result(
             "all after the first tenth."
         ),
         "frames": sums.frames,
+        "frames_wanted": plan.frames,
         "films": sums.films,
         "film_frames": plan.film_frames,
         "seed": plan.seed,
@@ -222,7 +225,7 @@ def _result(
         "seconds": round(seconds, 1),
         "frames_per_s": round(sums.frames / seconds, 1),
         "others_share": others,
-        "films_left_in_store": left,
+        "films_in_store": sums.kept,
         "faults": {kind: sums.begun[kind] for kind in KINDS},
         "starts_refused": sums.starts_refused,
         "retention_refused_by_clock": sums.clock_refusals,

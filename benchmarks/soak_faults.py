@@ -7,7 +7,6 @@ recorded (see ``soak``).
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import threading
 import time
@@ -32,8 +31,6 @@ Kind = Literal[
 CAMERA: tuple[Kind, ...] = ("unplug", "hang", "corrupt burst")
 DISK: tuple[Kind, ...] = ("disk low", "disk full", "database read-only")
 KINDS: tuple[Kind, ...] = (*CAMERA, "corrupt frame", "clock jump", *DISK)
-# The stage stays for so many pictures, then is moved on.
-_PICTURES_PER_POSITION = 3
 _OPENINGS_REFUSED = 2
 # A driver that hangs gives up in the end.
 _DRIVER_TIMEOUT_S = 6.0
@@ -58,13 +55,14 @@ class Cable:
     """A camera that gives a picture every ``period_s``, and what is done to it.
 
     Attributes:
+        position: of the stage, which picture is seen.
         broken: pictures that could not be decoded so far.
     """
 
     def __init__(self, pictures: Sequence[UInt8Image], period_s: float) -> None:
         self.pictures = pictures
         self.period_s = period_s
-        self.captured = itertools.count()
+        self.position = 0
         self.broken = 0
         self._lock = threading.Lock()
         self._refusing = 0
@@ -127,7 +125,6 @@ class _Device:
     def __init__(self, cable: Cable) -> None:
         self._cable = cable
         self._due_s = time.monotonic()
-        self._number = 0
         height, width = cable.pictures[0].shape[:2]
         self.session = CameraSession(
             driver="soak",
@@ -150,15 +147,13 @@ class _Device:
         self._cable.answer()
         self._due_s = max(self._due_s + self._cable.period_s, time.monotonic() + 0.0015)
         time.sleep(max(0.0, self._due_s - time.monotonic()))
-        self._number = next(self._cable.captured)
         return time.monotonic_ns()
 
     def retrieve(self) -> UInt8Image:
         """See ``CameraDevice``."""
         if self._cable.breaks_one():
             raise FrameError("the picture came broken and cannot be decoded; check cable and hub")
-        position = self._number // _PICTURES_PER_POSITION
-        return np.array(self._cable.pictures[position % len(self._cable.pictures)])
+        return np.array(self._cable.pictures[self._cable.position % len(self._cable.pictures)])
 
     def preview(self) -> UInt8Image:
         """See ``CameraDevice``."""

@@ -29,6 +29,7 @@ PATIENCE = Patience(
 )
 # Of the wall clock against the film's own length: beyond this it was moved.
 _MOVED_S = 60.0
+_LOOKS_PER_POSITION = 2
 _BROKEN = "came broken"
 _GAP_SAYS = {"unplug": "unplugged", "hang": "hangs", "corrupt burst": "broken pictures in a row"}
 
@@ -84,6 +85,8 @@ class _Script:
 
     def on_frame(self, frame: Frame, verdict: GateVerdict | None) -> None:
         """From the thread that reads the camera."""
+        # The stage is moved after so many looks; the first after that is one in motion.
+        self._rig.cable.position += frame.index % _LOOKS_PER_POSITION == 0
         while self._left and frame.index >= self._left[0].at:
             fault = self._left.pop(0)
             self.begun.append(fault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import httpx2
@@ -34,6 +35,6 @@ class Browser:
         return self.client.get(path, headers={"accept": "text/html", **headers})
 
     def post(
-        self, path: str, data: dict[str, object] | None = None, **headers: str
+        self, path: str, data: Mapping[str, object] | None = None, **headers: str
     ) -> httpx2.Response:
         return self.client.post(path, data={"csrf": self.csrf, **(data or {})}, headers=headers)

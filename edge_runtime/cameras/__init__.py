@@ -93,7 +93,7 @@ def is_live(camera: Camera) -> TypeGuard[LiveCamera]:
 
 def is_moved(camera: Camera) -> bool:
     """Whether its fields overlap, as those of a live camera or of a stage moved by hand."""
-    return is_live(camera) or getattr(camera, "by_hand", False) is True
+    return getattr(camera, "by_hand", False) is True
 
 
 def shows_motion(camera: Camera) -> bool:

@@ -130,7 +130,7 @@ def open_camera(
     Raises:
         CameraError: the source is malformed, is itself a live one, or holds no field.
     """
-    from edge_runtime.cameras import is_live
+    from edge_runtime.cameras import is_live, is_moved
     from edge_runtime.cameras import open_camera as open_inner
 
     words = re.fullmatch(r"paced:([0-9]{1,4}(?:\.[0-9]{1,3})?):(.+)", source, re.DOTALL)
@@ -140,6 +140,7 @@ def open_camera(
     pictures: list[UInt8Image] = []
     # Nobody asks for its own number of frames, and a film may hold thousands.
     with open_inner(inner) as camera:
+        by_hand = is_moved(camera)
         if is_live(camera):
             raise CameraError(f"source {source!r}: {inner!r} is a live camera already")
         for item in itertools.islice(camera, _MOST_FIELDS):
@@ -159,6 +160,7 @@ def open_camera(
         name="paced",
         limit=limit,
         patience=patience,
+        by_hand=by_hand,
         stepwise=True,
         clock_ns=clock_ns,
     )

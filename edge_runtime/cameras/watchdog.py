@@ -59,6 +59,7 @@ class WatchedCamera:
     """A live camera around a device. Iterate it once, from one thread.
 
     Attributes:
+        by_hand: a person moves the stage, so that fields overlap.
         stepwise: the stage stands still for every picture, however far it went since the last.
     """
 
@@ -71,10 +72,11 @@ class WatchedCamera:
         limit: int | None = None,
         pixel_size_um: float | None = None,
         patience: Patience | None = None,
+        by_hand: bool = True,
         stepwise: bool = False,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        self.stepwise = stepwise
+        self.by_hand, self.stepwise = by_hand, stepwise
         if limit is not None and limit < 1:
             raise CameraError(f"source {source!r}: limit {limit} leaves no field; give 1 or more")
         self._open_device = open_device

@@ -7,7 +7,7 @@ store's corrected report. Does not own wording nor layout (see ``paper``).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from edge_runtime.film_report import (
 
 if TYPE_CHECKING:
     from edge_runtime.clinic.paper.sheet import Sheet, Tone
+    from edge_runtime.film.mosaic_map import FilmMap
 
 # Two rows of a class; of blasts as many as a reviewer wants to see before signing.
 _CROPS_PER_ROW = 10
@@ -44,6 +45,13 @@ _TONE: dict[str, tuple[str, Tone]] = {
     "final": (words.FINAL, "good"),
     "amended": (words.AMENDED, "good"),
 }
+_VERDICTS = {
+    "enough: below": words.SCREENING_BELOW,
+    "enough: above": words.SCREENING_ABOVE,
+    "keep scanning": words.SCREENING_GO_ON,
+    "unsettled": words.SCREENING_UNSETTLED,
+    "abstains": words.SCREENING_ABSTAINS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class _Paper:
     fields: Sequence[StoredField]
     cells: Sequence[StoredCell]
     signatures: Sequence[Signature]
+    film_map: FilmMap | None
     content: str
 
     @property
@@ -102,7 +111,9 @@ def film_pdf(
     _head(sheet, paper, t)
     _film(sheet, paper, t)
     _differential(sheet, paper, t)
+    _screening(sheet, paper, t)
     _description(sheet, paper, t)
+    _map(sheet, paper, t)
     _pictures(sheet, store, paper, t)
     _skipped(sheet, paper, t)
     _model(sheet, paper, t)
@@ -120,6 +131,7 @@ def _read(store: ClinicStore, film: int) -> _Paper:
             fields=store.films.fields(film),
             cells=store.films.cells(film),
             signatures=store.review.signatures(film),
+            film_map=store.films.map_of(film),
             content=content,
         )
         if paper.film.state == "running":
@@ -154,6 +166,25 @@ def _head(sheet: Sheet, paper: _Paper, t: Translate) -> None:
             threshold=f"{domain.threshold:g}",
         )
         sheet.banner(said, "warn")
+    for said in _unseen(paper.report, t):
+        sheet.banner(said, "warn")
+
+
+def _unseen(report: FilmReport, t: Translate) -> Iterator[str]:
+    """What of the film was not seen, or may have been counted twice."""
+    mosaic, live = report.mosaic, report.live
+    if mosaic is not None and mosaic.lost:
+        yield t(
+            words.TRACK_LOST,
+            lost=sum(mosaic.lost.values()),
+            fields=mosaic.fields,
+            finds=mosaic.finds_without_place,
+        )
+    if mosaic is not None and mosaic.cells_apart:
+        yield t(words.PARTS_APART, parts=mosaic.fragments, cells=mosaic.cells_apart)
+    if live is not None and live.gaps:
+        seconds = f"{sum(gap.seconds for gap in live.gaps):.1f}"
+        yield t(words.CAMERA_LOST, times=len(live.gaps), seconds=seconds)
 
 
 def _film(sheet: Sheet, paper: _Paper, t: Translate) -> None:
@@ -248,6 +279,43 @@ def _axis(differential: DifferentialRecord) -> int:
     """The chart's end: a differential of ten classes would be lost on 100 percent."""
     most = max((each.high_percent for each in differential.classes), default=0.0)
     return next(end for end in _AXES if most <= end)
+
+
+def _screening(sheet: Sheet, paper: _Paper, t: Translate) -> None:
+    judged = paper.report.screening
+    if judged is None:
+        return
+    sheet.heading(t(words.SCREENING), keep=22)
+    message = _VERDICTS.get(judged.state, words.SCREENING_ABSTAINS)
+    sheet.text(t(message, threshold=f"{judged.threshold_percent:g}"), bold=True)
+    sheet.gap(1)
+    said = t(words.SCREENING_OF, named=f"{judged.named:,}", cells=f"{judged.cells:,}")
+    rows = [(t(words.SCREENING_COUNTED), said)]
+    if judged.corrected is not None:
+        share = judged.corrected
+        said = t(
+            words.SCREENING_SHARE,
+            percent=f"{share.percent:.1f}",
+            confidence=f"{100 * judged.confidence:g}",
+            low=f"{share.low_percent:.1f}",
+            high=f"{share.high_percent:.1f}",
+        )
+        rows.append((t(words.SCREENING_SHARE_NAME), said))
+    if judged.why is not None:
+        rows.append((t(words.SCREENING_WHY), t(judged.why)))
+    sheet.facts(rows)
+    sheet.note(t(words.SCREENING_MEANS))
+
+
+def _map(sheet: Sheet, paper: _Paper, t: Translate) -> None:
+    film = paper.film_map
+    if film is None or not film.views:
+        return
+    from edge_runtime.clinic.paper.film_map import draw_film_map, height_of_first
+
+    sheet.heading(t(words.MAP), keep=height_of_first(film) + 20)
+    sheet.note(t(words.MAP_IS, cells=f"{len(film.cells):,}"))
+    draw_film_map(sheet, film, class_order(paper.report), t)
 
 
 def _description(sheet: Sheet, paper: _Paper, t: Translate) -> None:

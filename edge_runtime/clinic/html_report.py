@@ -197,7 +197,10 @@ def _page(
         "figures": report_view.total_figures(report),
         "domain": report_view.domain_view(report),
         "charts": [
-            ("Cells per field", report_view.cells_per_field_chart(report)),
+            (
+                "Cells per field" if report.mosaic is None else "Finds per field",
+                report_view.cells_per_field_chart(report),
+            ),
             ("Scores", report_view.score_chart(report)),
         ],
         "gallery": gallery,

@@ -12,8 +12,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
-# 2^-60 of the unit interval is below the spacing of doubles near 1.
-_HALVINGS = 60
+# Twice what halving alone would take to come below the spacing of doubles.
+_MOST_STEPS = 120
+# A step that changes no more than this, of the answer, is the last.
+_CLOSE = 1e-14
+# Logarithm of a slope that is no number to divide by.
+_STEEPEST = 700.0
 # The fraction needs about the square root of the count of steps; this serves 10^8 cells.
 _STEPS = 100_000
 _PRECISION = 1e-15
@@ -129,21 +133,32 @@ def exact_interval(
 
 
 def beta_quantile(probability: float, a: float, b: float) -> float:
-    """Where the beta distribution's integral reaches ``probability``, by bisection.
+    """Where the beta distribution's integral reaches ``probability``.
+
+    Newton's steps from the mean, halving instead where one would leave what is known to hold the
+    answer: a running film asks for it with every field, for every class.
 
     Args:
         probability: between 0 and 1.
         a: the distribution's first parameter, above 0; a whole or half number.
         b: its second one.
     """
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if _beta_integral(middle, a, b) < probability:
-            low = middle
+    low, high, x = 0.0, 1.0, a / (a + b)
+    constant = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    for _ in range(_MOST_STEPS):
+        over = _beta_integral(x, a, b) - probability
+        if over < 0:
+            low = x
         else:
-            high = middle
-    return (low + high) / 2
+            high = x
+        logarithm = constant + (a - 1) * math.log(x) + (b - 1) * math.log1p(-x)
+        moved = x - over * math.exp(-logarithm) if logarithm > -_STEEPEST else low
+        if not low < moved < high:
+            moved = (low + high) / 2
+        if abs(moved - x) <= _CLOSE * x or not low < moved < high:
+            return moved
+        x = moved
+    return x
 
 
 def _beta_integral(x: float, a: float, b: float) -> float:

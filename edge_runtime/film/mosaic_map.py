@@ -17,8 +17,8 @@ from edge_runtime.film.mosaic import FilmMosaic
 from edge_runtime.film_report import RESEARCH_USE
 
 # Okabe and Ito's colours, which colour-blind people tell apart, dark enough for a white ground.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a6457f", "#56b4e9", "#b58900", "#333333")
-_SHAPES = ("circle", "square", "diamond", "triangle")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a6457f", "#56b4e9", "#b58900", "#333333")
+SHAPES = ("circle", "square", "diamond", "triangle")
 _WIDTH, _MARGIN, _LINE = 900.0, 24.0, 22.0
 _GAP = 26.0  # between fragments
 _LEAST_RADIUS = 3.0
@@ -147,8 +147,8 @@ def draw_map(film: FilmMap, *, order: Sequence[str] = ()) -> str:
     height += _LINE
     legend, height = _legend(film, counts, names, height)
     what = (
-        f"{len(film.cells):,} cells on {len(_by_fragment(film)) or 'no'} "
-        f"{'part' if len(_by_fragment(film)) == 1 else 'parts'} of the film"
+        f"{len(film.cells):,} cells on {len(by_fragment(film)) or 'no'} "
+        f"{'part' if len(by_fragment(film)) == 1 else 'parts'} of the film"
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {height:.0f}" '
@@ -162,7 +162,7 @@ def draw_map(film: FilmMap, *, order: Sequence[str] = ()) -> str:
     )
 
 
-def _by_fragment(film: FilmMap) -> dict[int, Box]:
+def by_fragment(film: FilmMap) -> dict[int, Box]:
     """What was seen of each fragment, as one rectangle; the largest first."""
     around: dict[int, Box] = {}
     for fragment, box in film.views:
@@ -178,7 +178,7 @@ def _by_fragment(film: FilmMap) -> dict[int, Box]:
 
 def _fragments(film: FilmMap, looks: Mapping[str, int]) -> tuple[list[str], float]:
     """Every fragment below the last one, all to one scale."""
-    around = _by_fragment(film)
+    around = by_fragment(film)
     if not around:
         return [_text(_MARGIN, _MARGIN + 13, "No field has a place yet.", _SOFT)], 2 * _MARGIN
     scale = (_WIDTH - 2 * _MARGIN) / max(_width(box) for box in around.values())
@@ -221,8 +221,8 @@ def _mark(cell: MapCell, scale: float, look: int) -> str:
 
 def _shape(x: float, y: float, r: float, look: int, more: str = "", inside: str = "") -> str:
     """A mark; classes beyond the colours take the next shape."""
-    colour = _COLOURS[look % len(_COLOURS)]
-    kind = _SHAPES[look // len(_COLOURS) % len(_SHAPES)]
+    colour = COLOURS[look % len(COLOURS)]
+    kind = SHAPES[look // len(COLOURS) % len(SHAPES)]
     paint = f'fill="{colour}" fill-opacity="0.85" stroke="#ffffff" stroke-width="0.8"{more}'
     if kind == "circle":
         return f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{r:.2f}" {paint}>{inside}</circle>'

@@ -143,6 +143,31 @@ def test_bad_fields_among_good_ones_are_counted_and_named(
     assert fields[3]["reason"].startswith("not an image")
 
 
+def test_a_gate_that_is_asked_for_refuses_and_says_so(
+    run: Leukoscope, film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    dark = paint_field(180, 120, CELLS, seed=3) // 8
+    write_image(film / "field_3.png", dark.astype("uint8"))
+    answer = run("--gate")
+    assert answer.code == 0
+    assert "nobody has set this camera up" in answer.err
+    assert "too dark" in answer.out
+    report = film_json(tmp_path / "out")
+    assert report["gate"]["judged"] == 4
+    assert report["gate"]["refused"]["too dark"] == 1
+    (skipped,) = [f for f in report["fields"] if f["name"] == "field_3.png"]
+    assert skipped["reason"].startswith("too dark (light")
+    assert report["mosaic"] is None
+    assert report["tally"] is None
+
+
+def test_a_camera_profile_that_is_none_is_one_line(run: Leukoscope, tmp_path: Path) -> None:
+    line = run(**{"camera-profile": tmp_path / "missing.toml"}).one_line()
+    assert "missing.toml" in line
+    assert "leukoscope setup camera" in line
+
+
 def test_twelve_megapixels_are_reported_in_their_own_pixels(
     run: Leukoscope, tmp_path: Path
 ) -> None:

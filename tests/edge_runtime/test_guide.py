@@ -11,6 +11,8 @@ import pytest
 
 from edge_runtime.cameras import Camera, is_moved, shows_motion
 from edge_runtime.cameras.paced import PacedDevice
+from edge_runtime.cameras.paced import open_camera as open_paced
+from edge_runtime.cameras.replay import FolderCamera
 from edge_runtime.cameras.watchdog import Patience, WatchedCamera
 from edge_runtime.errors import SettingsError
 from edge_runtime.film.camera_profile import (
@@ -26,7 +28,7 @@ from edge_runtime.film_run import guide_for
 from edge_runtime.pipeline import FilmRunner
 from edge_runtime.types import Detections, Frame, RunStatus, SkippedFrame, UInt8Image
 from tests.edge_runtime.test_pipeline import SETUP, FakeDetector, RecordingSink
-from tests.support import paint_field
+from tests.support import paint_field, write_image
 
 SHARP = paint_field(320, 240, [(60, 60, 30), (200, 120, 34), (120, 180, 28)], seed=4)
 DARK = np.asarray(SHARP // 6, np.uint8)
@@ -59,7 +61,7 @@ def runner_of(camera: object, guide: FilmGuide, detector: FakeDetector, **more: 
         detector=cast(Any, detector),
         setup=SETUP,
         guide=guide,
-        **({"streams": 2, "sinks": ()} | more),
+        **cast(dict[str, Any], {"streams": 2, "sinks": ()} | more),
     )
 
 
@@ -260,7 +262,19 @@ def test_motion_tells_only_of_a_stage_that_moves_while_pictures_come() -> None:
             lambda before: PacedDevice([SHARP], 1), source="s", name="s", stepwise=stepwise
         )
 
-    moved = [is_moved(cast(Camera, each)) for each in (Pictures(), Hand(), live(False), live(True))]
-    assert moved == [False, True, True, True]
+    moved = [is_moved(cast(Camera, each)) for each in (Pictures(), Hand(), live(False))]
+    assert moved == [False, True, True]
     told = [shows_motion(cast(Camera, x)) for x in (Pictures(), Hand(), live(False), live(True))]
     assert told == [False, False, True, False]
+
+
+def test_paced_pictures_overlap_where_those_of_their_source_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for index in range(2):
+        write_image(tmp_path / f"{index}.png", SHARP)
+    separate = open_paced(f"paced:10:{tmp_path}")
+    assert not is_moved(separate)
+    monkeypatch.setattr(FolderCamera, "by_hand", True, raising=False)
+    assert is_moved(open_paced(f"paced:10:{tmp_path}"))
+    assert not shows_motion(separate)

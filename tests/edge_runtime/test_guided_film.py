@@ -32,8 +32,9 @@ from edge_runtime.film.tally import RunningTally
 from edge_runtime.film_record import FilmSetup
 from edge_runtime.film_report import FilmReport
 from edge_runtime.pipeline import FilmRunner
+from edge_runtime.sinks import Sink
 from edge_runtime.stages import Examined
-from edge_runtime.types import FieldResult, Float32Array, Frame, RunStatus, UInt8Image
+from edge_runtime.types import FieldResult, Float32Array, Frame, RunStatus, SkippedFrame, UInt8Image
 from edge_runtime.virtual_film import FilmSpec, VirtualFilm
 from edge_runtime.virtual_film.hand_path import HandStep
 from tests.clinic_films import SETUP, Clock, Disk
@@ -119,7 +120,7 @@ class Keep:
     def append(self, result: FieldResult) -> None:
         self.results.append(result)
 
-    def skip(self, skipped: object) -> None:
+    def skip(self, skipped: SkippedFrame) -> None:
         """Nothing."""
 
     def finish(self, report: FilmReport) -> None:
@@ -164,7 +165,7 @@ def run(
         if request.param == "ties at the end":
             patch.setattr(track, "_GLANCES_PER_FIELD", 0)
         kept, lost = (kind(store, NewFilm("S-1"), setup) for kind in (StoreSink, CutShort))
-        sinks = [JsonSink(folder), CsvSink(folder), HtmlSink(folder), kept, lost, keep]
+        sinks: list[Sink] = [JsonSink(folder), CsvSink(folder), HtmlSink(folder), kept, lost, keep]
         report = FilmRunner(
             camera=scan.camera,
             detector=cast(Any, truth),

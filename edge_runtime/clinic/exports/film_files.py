@@ -214,7 +214,16 @@ def _nameless(report: FilmReport) -> FilmReport:
         )
         for each in report.fields
     ]
-    update = {"source": "", "started_at": "", "settings": {}, "fields": fields}
+    gate = report.gate
+    if gate is not None:
+        gate = gate.model_copy(update={"profile": None, "profile_made_at": None})
+    update: dict[str, Any] = {
+        "source": "",
+        "started_at": "",
+        "settings": {},
+        "fields": fields,
+        "gate": gate,
+    }
     return report.model_copy(update=update)
 
 

@@ -314,9 +314,18 @@ class Sheet:
         self._pdf.set_draw_color(*colour)
         self._pdf.line(x1, y1, x2, y2)
 
-    def label(self, words: str, x: float, y: float, *, align: Align = "L", width: float) -> None:
+    def label(
+        self,
+        words: str,
+        x: float,
+        y: float,
+        *,
+        align: Align = "L",
+        width: float,
+        ink: Colour = SOFT,
+    ) -> None:
         """Small words at a place of the page."""
-        self._words(words, x, y, size=6.5, ink=SOFT, align=align, width=width)
+        self._words(words, x, y, size=6.5, ink=ink, align=align, width=width)
 
     @property
     def pages(self) -> FPDF:

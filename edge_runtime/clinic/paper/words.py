@@ -57,6 +57,19 @@ OUTSIDE_DOMAIN = (
     "(score {score}, outside above {threshold}). Its figures were not shown to hold here."
 )
 
+TRACK_LOST = (
+    "Track lost: nobody knows where {lost} of {fields} fields lie on the film; the {finds} finds "
+    "in them are not counted."
+)
+PARTS_APART = (
+    "The fields lie in {parts} parts of which nobody knows how they lie to each other: of the "
+    "{cells} cells outside the largest part some may be counted twice."
+)
+CAMERA_LOST = (
+    "The camera gave no picture {times} times, for {seconds} s in all; what lay under it then was "
+    "not seen."
+)
+
 # Film.
 SLIDE = "Slide"
 PATIENT = "Patient number"
@@ -92,8 +105,37 @@ NO_CLASSIFIER = "The bundle names no classes; cells are only counted."
 NO_CELLS = "No cell was found in the examined fields."
 FEW_CELLS = "Fewer than 100 cells: the shares are uncertain, as the intervals say."
 
+# Screening.
+SCREENING = "Screening for blasts"
+SCREENING_BELOW = "Enough cells: the share of blasts is below {threshold} %."
+SCREENING_ABOVE = "Enough cells: the share of blasts is {threshold} % or more."
+SCREENING_GO_ON = "Not enough cells to tell whether the share of blasts is {threshold} % or more."
+SCREENING_UNSETTLED = (
+    "Not settled: the share of blasts lies too near to {threshold} %; a person must decide."
+)
+SCREENING_ABSTAINS = "No verdict on blasts."
+SCREENING_OF = "{named} of {cells} white cells named blasts"
+SCREENING_SHARE = (
+    "{percent} % ({confidence} % interval {low} – {high} %), corrected for the classifier's "
+    "measured errors"
+)
+SCREENING_COUNTED = "Counted"
+SCREENING_SHARE_NAME = "Share of blasts"
+SCREENING_WHY = "Why"
+SCREENING_MEANS = (
+    "It says when to stop scanning, not what a patient has. It stands as at the film's end, of the "
+    "classes that the model gave: later corrections are in the differential and not in it."
+)
+
 # Description.
 DESCRIPTION = "Description"
+
+# Map.
+MAP = "Map of the film"
+MAP_IS = "Where on the film the counted cells lie; grey is what was seen. {cells} cells, each once."
+MAP_ANOTHER_PART = "Another part of the film; where it lies to the one above is not known."
+MAP_MORE_PARTS = "{count} smaller parts are not drawn."
+MAP_LOST = "{count} fields are not on the map: their place is not known."
 
 # Cells.
 CELL_PICTURES = "Cells by class"

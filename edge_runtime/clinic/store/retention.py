@@ -125,8 +125,8 @@ class Retention:
         if leap is not None:
             before, after = leap
             raise RecordError(
-                f"retention: the clock went from {before[:10]} to {after[:10]} at once; see whether "
-                f"{self._now():%Y-%m-%d} is right, then confirm"
+                f"retention: the clock went from {before[:10]} to {after[:10]} at once; see "
+                f"whether {self._now():%Y-%m-%d} is right, then confirm"
             )
 
     def _confirm_clock(self, by: User | None) -> None:

@@ -35,7 +35,7 @@ Pixels = Annotated[float, Form(ge=-_LARGEST_PX, le=_LARGEST_PX, allow_inf_nan=Fa
 
 
 class CellState(BaseModel):
-    """What a correction made of a cell."""
+    """What a correction made of a cell; ``given``: a person named it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,7 +43,7 @@ class CellState(BaseModel):
     field: int
     class_name: str
     rejected: bool
-    corrected: bool
+    given: bool
     crop: str | None
 
 
@@ -228,6 +228,6 @@ def _state(cell: StoredCell) -> CellState:
         field=cell.field,
         class_name=cell.shown_class,
         rejected=cell.rejected,
-        corrected=cell.corrected,
+        given=cell.given_class is not None,
         crop=cell.crop_file,
     )

@@ -8,8 +8,7 @@ a new route is shut until somebody opens it. Does not own roles (see ``access``)
 from __future__ import annotations
 
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 from urllib.parse import parse_qs, quote
 
 from anyio import to_thread
@@ -88,11 +87,18 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         request = Request(scope, receive)
-        sending = _with_headers(send, tls=self._clinic.tls)
+        sending = _Sending(send, tls=self._clinic.tls)
         refused = self._refused_at_once(request)
         if refused is None:
             refused, receive = await self._admit(request, receive)
-        await (refused or self._app)(scope, receive, sending)
+        try:
+            await (refused or self._app)(scope, receive, sending)
+        except Exception:
+            # A fault of the program: the log gets the whole of it, the browser nothing.
+            if not sending.began:
+                said = PlainTextResponse("a fault of the program; it is in the log", 500)
+                await said(scope, receive, sending)
+            raise
 
     def _refused_at_once(self, request: Request) -> Response | None:
         if not self._is_our_name(request.headers.get("host", "")):
@@ -186,16 +192,26 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _with_headers(send: Send, *, tls: bool) -> Callable[[Any], Awaitable[None]]:
-    async def sending(message: Message) -> None:
+class _Sending:
+    """Puts the headers on whatever is answered.
+
+    Attributes:
+        began: the browser has the first of it.
+    """
+
+    def __init__(self, send: Send, *, tls: bool) -> None:
+        self._send = send
+        self._tls = tls
+        self.began = False
+
+    async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
+            self.began = True
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
                 headers.setdefault(name, value)
             # Pages hold patients' numbers; what may be kept says so itself.
             headers.setdefault("cache-control", "no-store")
-            if tls:
+            if self._tls:
                 headers.setdefault("strict-transport-security", "max-age=31536000")
-        await send(message)
-
-    return sending
+        await self._send(message)

@@ -49,9 +49,13 @@ class Catalogue:
         form = "one" if number == 1 else "other"
         return self.text(f"{message}.{form}", number=self.number(number), **values)
 
+    def one_of(self, group: str, name: str) -> str:
+        """A name that comes from outside: a later store may hold one that is not known here."""
+        return self.messages.get(f"{group}.{name}", name.replace("_", " "))
+
     def class_name(self, name: str) -> str:
         """A class of cells as people write it; a class no catalogue knows keeps its name."""
-        return self.messages.get(f"class.{name}", name.replace("_", " "))
+        return self.one_of("class", name)
 
     def number(self, value: float, decimals: int = 0) -> str:
         """A number with the language's signs."""

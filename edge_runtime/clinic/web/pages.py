@@ -57,6 +57,7 @@ def page(request: Request, template: str, *, status: int = 200, **context: Any) 
         .render(
             t=spoken.text,
             tn=spoken.count,
+            one_of=spoken.one_of,
             say_class=spoken.class_name,
             number=spoken.number,
             language=spoken.language,

@@ -19,7 +19,13 @@ from edge_runtime.clinic.paper import words
 from edge_runtime.clinic.store.records import NewFilm
 from edge_runtime.clinic.store.store import ClinicStore
 from edge_runtime.errors import RecordError
-from edge_runtime.film_report import RESEARCH_USE
+from edge_runtime.film_report import (
+    RESEARCH_USE,
+    CameraGapRecord,
+    CorrectedShareRecord,
+    LiveRecord,
+    ScreeningRecord,
+)
 from edge_runtime.types import FieldResult, SkippedFrame
 from tests.clinic_films import DETECTOR_SETUP, SETUP, Clock, People, field_of, keep_film
 
@@ -68,6 +74,27 @@ def long_film(cells: int) -> list[FieldResult | SkippedFrame]:
     return fields
 
 
+SCREENING = ScreeningRecord(
+    state="enough: below",
+    text="Enough.",
+    threshold_percent=20,
+    confidence=0.95,
+    cells=150,
+    named=3,
+    why=None,
+    more_cells=0,
+    may_settle=True,
+    corrected=CorrectedShareRecord(
+        percent=2.1, low_percent=0.4, high_percent=5.0, at_least_threshold=0.0
+    ),
+    domain_assessed=False,
+)
+LIVE = LiveRecord(
+    sessions=[],
+    frames_passed_over=0,
+    frame_age=None,
+    gaps=[CameraGapRecord(at_s=3, seconds=2.5, reason="unplugged")],
+)
 LONG_SETUP = dataclasses.replace(
     SETUP,
     classifier=SETUP.classifier and SETUP.classifier.model_copy(update={"classes": MANY}),
@@ -245,6 +272,39 @@ def test_a_sample_reaches_from_the_surest_to_the_least_sure(store: ClinicStore) 
     assert sample_cells(cells, 60) == sorted(
         cells, key=lambda x: (-(x.class_probability or 0.0), x.field, x.number)
     )
+
+
+@needs_poppler
+def test_a_guided_film_shows_verdict_map_and_what_was_not_seen(
+    store: ClinicStore, tmp_path: Path
+) -> None:
+    film = keep_film(store, [field_of(0, ("neutrophil", "lymphocyte")), field_of(1)])
+    with store.database.writing() as connection:
+        for field, x in ((0, 0.0), (1, 120.0)):
+            connection.exec_driver_sql(
+                f"UPDATE fields SET fragment = 0, film_x = {x}, film_y = 0, pixel_size_um = 0.5 "
+                f'WHERE film = {film} AND "index" = {field}'
+            )
+        header = store.films.header(film).model_copy(
+            update={
+                "screening": SCREENING,
+                "live": LIVE,
+            }
+        )
+        document = header.model_dump_json(exclude={"fields", "cells"})
+        connection.exec_driver_sql("UPDATE films SET header = ?", (document,))
+    pdf = film_pdf(store, film)
+    text = squeezed(text_of(pdf, tmp_path))
+    assert "the share of blasts is below 20 %" in text
+    assert "3 of 150 white cells named blasts" in text
+    assert "2.1 % (95 % interval 0.4 – 5.0 %)" in text
+    assert "no picture 1 times, for 2.5 s in all" in text
+    assert words.MAP in text
+    assert "3 cells, each once" in text
+    # 320 pixels of half a micrometre lie on the sheet's width.
+    assert "20 µm" in text
+    assert "neutrophil 2" in text
+    assert film_pdf(store, film) == pdf
 
 
 def test_its_text_is_text(store: ClinicStore) -> None:

@@ -13,12 +13,14 @@ pytest.importorskip("sqlalchemy", reason="leukoscope[clinic]")
 from starlette.testclient import TestClient
 
 from edge_runtime.clinic.store import users
+from edge_runtime.clinic.store.records import NewFilm
 from edge_runtime.clinic.store.store import ClinicStore, open_store
 from edge_runtime.clinic.web.app import build_app
 from edge_runtime.clinic.web.clinic import Clinic
 from edge_runtime.settings import Settings
+from edge_runtime.types import FieldResult, SkippedFrame
 from tests.clinic_browser import Browser, Seconds
-from tests.clinic_films import PASSWORD, PIN, Clock, Disk, People, hire
+from tests.clinic_films import PASSWORD, PIN, Clock, Disk, People, field_of, hire, keep_film
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +71,16 @@ def sign_in(clinic: Clinic, people: People) -> Iterator[Callable[[str], Browser]
         yield lambda role: Browser(
             TestClient(app, follow_redirects=False), getattr(people, role).name, secrets[role]
         )
+
+
+@pytest.fixture
+def film(store: ClinicStore, people: People) -> int:
+    """Three fields with six cells, and one that could not be looked at."""
+    fields: list[FieldResult | SkippedFrame] = [
+        field_of(0, ("neutrophil", "lymphocyte", "erythroblast")),
+        field_of(1, ("eosinophil",)),
+        SkippedFrame(2, "field_2", "out of focus"),
+        field_of(3, ("neutrophil", "unclassified")),
+    ]
+    label = NewFilm("S-<7>", "P-1042", "a 'note' & more")
+    return keep_film(store, fields, film=label, by=people.operator)

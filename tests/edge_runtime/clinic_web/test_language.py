@@ -31,7 +31,7 @@ def used() -> tuple[set[str], set[str]]:
     """Ids, and beginnings of ids of which the end is chosen while running."""
     heads = {name.partition(".")[0] for name in catalogue("en").messages}
     ids: set[str] = set()
-    beginnings: set[str] = {"class.", "setting."}
+    beginnings: set[str] = {"action.", "class.", "setting."}
     counted: set[str] = set()
     live = (CLINIC / "live").glob("*.py")
     for file in [*(CLINIC / "templates" / "web").glob("*.html"), *WEB.glob("*.py"), *live]:
@@ -81,9 +81,13 @@ def test_every_setting_role_and_action_has_its_words() -> None:
     states = [each.replace(": ", "_").replace(" ", "_") for each in get_args(ScreeningState)]
     wanted |= {f"screening.state_{each}" for each in states}
     store = [each.read_text() for each in (CLINIC / "store").glob("*.py")]
-    # What is written into the trail: the third value of ``record``, or an own function's.
-    calls = re.compile(r"""(?:record|_note|_change|_replace|_delete)\([^"]*?"([a-z]+_[a-z_]+)\"""")
-    actions = {name for text in store for name in calls.findall(text)}
+    # What is written into the trail: two words, the second of them past tense.
+    ends = (
+        "added|closed|changed|checked|confirmed|deleted|expired|finished|given|in|merged|opened|"
+        "recovered|refused|rejected|reset|restored|signed|started|undone|withdrawn"
+    )
+    past = rf"""["']([a-z_]+_(?:{ends}))["']"""
+    actions = {name for text in store for name in re.findall(past, text)}
     assert {"film_signed", "class_given", "user_added", "film_deleted"} <= actions
     wanted |= {f"action.{name}" for name in actions}
     assert sorted(wanted - messages.keys()) == []
@@ -95,12 +99,15 @@ def test_the_printed_report_is_said_in_every_language(language: str) -> None:
     from edge_runtime.clinic.paper import words
     from edge_runtime.clinic.web.paper_words import in_language, paper_words
 
-    named = {text: name.lower() for name, text in vars(words).items() if name.isupper()}
-    english = {named[text]: text for text in words.MESSAGES}
+    names = {name: text for name, text in vars(words).items() if text in words.MESSAGES}
+    english = {name.lower(): text for name, text in names.items() if name != "RESEARCH_USE"}
     translated = in_language(language)
     assert sorted(translated) == sorted(english)
     for name, text in english.items():
         assert _values(translated[name]) == _values(text), name
+    # The report asks by the English text, so what is alike there must be alike here.
+    pairs = {(text, translated[name]) for name, text in english.items()}
+    assert len(pairs) == len(set(english.values()))
     say = paper_words(catalogue(language))
     assert say(words.PAGE, page=1, pages=2) == translated["page"].format(page=1, pages=2)
     assert say("lymphocyte") == catalogue(language).class_name("lymphocyte")

@@ -6,6 +6,7 @@ const cells = (() => {
   const root = document.getElementById("cells");
   const bar = document.getElementById("class-bar");
   const about = document.getElementById("about");
+  const details = document.getElementById("details");
   const film = root.dataset.film;
   let armed = null;
   let selected = null;
@@ -21,8 +22,9 @@ const cells = (() => {
     return button ? button.dataset.label : name.replaceAll("_", " ");
   };
 
-  function say(words) {
+  function say(words, more = "") {
     about.textContent = words || about.dataset.empty;
+    details.textContent = more;
   }
 
   function select(mark) {
@@ -32,7 +34,7 @@ const cells = (() => {
     mark.classList.add("selected");
     mark.focus({ preventScroll: true });
     mark.scrollIntoView({ block: "nearest" });
-    say(mark.dataset.about);
+    say(mark.dataset.about, mark.dataset.details);
   }
 
   const armedLabel = () => bar.querySelector(`[data-give="${CSS.escape(armed)}"]`).dataset.label;
@@ -76,7 +78,7 @@ const cells = (() => {
     for (const mark of marksOf(cell.id)) {
       mark.dataset.class = cell.class_name;
       mark.toggleAttribute("data-rejected", cell.rejected);
-      mark.classList.add("given");
+      mark.classList.toggle("given", cell.given);
       mark.dataset.about = cell.rejected ? label("") : label(cell.class_name);
       const text = mark.querySelector("text");
       if (text) {
@@ -84,7 +86,9 @@ const cells = (() => {
         mark.setAttribute("aria-label", mark.dataset.about);
         continue;
       }
-      mark.querySelector(".sure").textContent = cell.corrected ? "✓" : mark.querySelector(".sure").textContent;
+      const sure = mark.querySelector(".sure");
+      if (sure.dataset.model === undefined) sure.dataset.model = sure.textContent === "✓" ? "" : sure.textContent;
+      sure.textContent = cell.given ? "✓" : sure.dataset.model;
       const group = root.querySelector(`[data-group="${cell.rejected ? "rejected" : CSS.escape(cell.class_name)}"]`);
       const from = mark.closest("[data-group]");
       if (group && group !== from) {
