@@ -49,7 +49,7 @@ class Stage:
         if self.blur_px:
             pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), self.blur_px), np.uint8)
         noise = np.random.default_rng().integers(-2, 3, pixels.shape, np.int16)
-        return np.clip(pixels + noise, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(pixels + noise, 0, 255), np.uint8)
 
     def open_source(self, source: str, *, limit: int | None = None) -> WatchedCamera:
         """As ``cameras.open_camera``, whatever the source."""

@@ -166,4 +166,5 @@ def _differences(edged: Float32Image, count: int) -> Float32Image:
 def _weighed(slopes: Float32Image, count: int) -> Float32Image:
     """Scharr's weights over three rows, around every second one."""
     above, here, below = (slopes[start::_EVERY][:count] for start in range(3))
-    return (above + below) * np.float32(3 / 32) + here * np.float32(10 / 32)
+    weighed = (above + below) * np.float32(3 / 32) + here * np.float32(10 / 32)
+    return np.asarray(weighed, np.float32)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.cameras.device import shrink
-from edge_runtime.film.gate import GateVerdict
+from edge_runtime.film.gate import GateVerdict, shift_between
 from edge_runtime.postprocess import encode_jpeg
 from edge_runtime.types import FieldResult, Frame
 
@@ -30,8 +30,6 @@ _LEAST_INTERVAL_S = 0.12
 _QUALITY = 75
 # Wide enough to find the film again after a move by half a field, for a millisecond or two.
 _THUMBNAIL_WIDTH = 240
-# Weaker peaks are those of two unrelated pictures (as in ``film.gate``).
-_FOUND_AGAIN = 0.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,31 +189,19 @@ class Viewfinder:
             if known is None or known[0] != result.index:
                 known = (result.index, _thumbnail_of_jpeg(result.preview_jpeg, small.shape))
                 self._thumbnail = known
-            found = shift_between(known[1], _thumbnail(small))
+            now = _thumbnail(small)
+            found = shift_between(known[1], now) if known[1].shape == now.shape else None
             if found is None:
                 return None
-            moved = (found[0] * small.shape[1], found[1] * small.shape[1])
+            moved = (
+                found[0] * small.shape[1] / now.shape[1],
+                found[1] * small.shape[0] / now.shape[0],
+            )
         return tuple(
             PictureBox(box, cell.class_name, cell.score)
             for cell in result.cells
             if _inside(box := _moved(cell.box_xyxy, scale, moved), small.shape)
         )
-
-
-def shift_between(before: Grey, now: Grey) -> tuple[float, float] | None:
-    """How far the film moved, right and down, as shares of the width; None when not found again.
-
-    Args:
-        before: thumbnail, float32 ``(h, w)``.
-        now: the same, later.
-    """
-    if before.shape != now.shape:
-        return None
-    window = cv2.createHanningWindow((now.shape[1], now.shape[0]), cv2.CV_32F)
-    (x, y), response = cv2.phaseCorrelate(before, now, window)
-    if response < _FOUND_AGAIN:
-        return None
-    return float(x) / now.shape[1], float(y) / now.shape[1]
 
 
 def _drawn(frame: Frame) -> tuple[NDArray[np.uint8], bytes]:

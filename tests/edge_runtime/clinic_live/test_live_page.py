@@ -23,7 +23,8 @@ from edge_runtime.clinic.web.clinic import Clinic
 from tests.clinic_browser import Browser
 from tests.clinic_films import PASSWORD, PIN, People
 from tests.edge_runtime.clinic_live.conftest import SETTINGS
-from tests.painted_stage import HIGH, WIDE, Stage
+from tests.edge_runtime.film.painted_film import HIGH, WIDE
+from tests.painted_stage import Stage
 
 
 @pytest.fixture

@@ -12,12 +12,16 @@ import pytest
 
 from edge_runtime.clinic.live.session import LiveSession
 from edge_runtime.clinic.live.view import LiveView
+from edge_runtime.clinic.live.viewfinder import LivePicture, Viewfinder
 from edge_runtime.clinic.store.records import NewFilm
 from edge_runtime.clinic.store.store import ClinicStore
 from edge_runtime.errors import AccessError, BackendError, CameraError, RecordError, StoreError
+from edge_runtime.types import Frame, UInt8Image
+from tests.clinic_browser import Seconds
 from tests.clinic_films import Disk, People
+from tests.edge_runtime.film.painted_film import HIGH, WIDE
 from tests.fake_cameras import camera_threads
-from tests.painted_stage import HIGH, WIDE, Stage
+from tests.painted_stage import Stage
 
 SLIDE = NewFilm("S-1")
 
@@ -42,6 +46,10 @@ def wait_for(
             session.picture()
         time.sleep(0.02)
     raise AssertionError(f"not within {s} s: {session.view()}")
+
+
+def has_fields(view: LiveView, at_least: int) -> bool:
+    return view.status is not None and view.status.fields_done >= at_least
 
 
 def cells(view: LiveView) -> int:
@@ -69,7 +77,7 @@ def test_who_looks_sees_the_field_before_a_film_begins(session: LiveSession, sta
     assert view.focus < 0.5 < sharp
 
 
-def wait_for_picture(session: LiveSession):  # type: ignore[no-untyped-def]
+def wait_for_picture(session: LiveSession) -> LivePicture:
     until = time.monotonic() + 5
     while time.monotonic() < until:
         picture = session.picture()
@@ -108,12 +116,7 @@ def test_a_film_from_start_to_stop(
         before = session.view().status
         assert before is not None
         fields = before.fields_done
-        wait_for(
-            session,
-            lambda view, fields=fields: (
-                view.status is not None and view.status.fields_done >= fields + 3
-            ),
-        )
+        wait_for(session, partial(has_fields, at_least=fields + 3))
     view = wait_for(session, lambda view: cells(view) == 3)
     assert view.guidance is not None
     assert view.guidance.tally is not None
@@ -165,6 +168,12 @@ def test_boxes_go_with_the_film(session: LiveSession, stage: Stage, people: Peop
     )
     stage.at = (120 + 40, 30 + 12)
     box_middle((200 - 160, 120 - 42))
+    # And still, however often they were looked for since.
+    for _ in range(10):
+        time.sleep(0.13)
+        session.picture()
+    stage.at = (120 - 30, 30 + 4)
+    box_middle((200 - 90, 120 - 34))
     # A quite different place: nothing may be pointed at.
     stage.at = (560, 190)
     until = time.monotonic() + 5
@@ -327,24 +336,36 @@ def test_closing_ends_the_film_and_loses_nothing(
         session.start(SLIDE, by=people.operator)
 
 
-def test_many_who_look_have_one_picture_made(
-    session: LiveSession, people: People, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from edge_runtime.clinic.live import viewfinder
+def test_many_who_look_have_one_picture_made(stage: Stage) -> None:
+    made: list[int] = []
+    seconds = Seconds()
 
-    made = []
-    real = viewfinder.encode_jpeg
-    monkeypatch.setattr(viewfinder, "encode_jpeg", lambda *a, **k: made.append(1) or real(*a, **k))
-    session.picture()
-    session.start(SLIDE, by=people.operator)
-    wait_for_picture(session)
-    made.clear()
-    began = time.monotonic()
-    lookers = [
-        threading.Thread(target=lambda: [session.picture() for _ in range(200)]) for _ in range(8)
-    ]
-    for each in lookers:
-        each.start()
-    for each in lookers:
-        each.join()
-    assert len(made) <= 2 + (time.monotonic() - began) / 0.12
+    def draw(frame: Frame) -> tuple[UInt8Image, bytes]:
+        made.append(frame.index)
+        return frame.pixels, b"jpeg"
+
+    finder = Viewfinder(clock=seconds, draw=draw)
+    assert finder.picture() is None
+    finder.see(Frame(0, 0, stage.field(), "a"), None)
+    numbers = {picture.number for _ in range(8) if (picture := finder.picture()) is not None}
+    assert (numbers, made) == ({1}, [0])
+    # However fast frames come, and however many look.
+    finder.see(Frame(1, 1, stage.field(), "b"), None)
+    finder.picture()
+    assert made == [0]
+    seconds.at += 1
+    finder.picture()
+    finder.picture()
+    assert made == [0, 1]
+    # For nobody nothing is made nor held.
+    seconds.at += 10
+    finder.see(Frame(2, 2, stage.field(), "c"), None)
+    seconds.at += 1
+    before = finder.picture()
+    assert before is not None
+    assert (before.number, made) == (2, [0, 1])
+    finder.see(Frame(3, 3, stage.field(), "d"), None)
+    finder.picture()
+    assert made == [0, 1, 3]
+    finder.clear()
+    assert finder.picture() is None
