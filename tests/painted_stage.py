@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 import cv2
@@ -29,15 +30,18 @@ class Stage:
         blur_px: of the focus.
         plugged: whether the cable is.
         opened: how often the camera was.
+        hanging: while it is clear, the camera gives nothing.
     """
 
     at: tuple[int, int] = (60, 40)
     blur_px: float = 0.0
     plugged: bool = True
     opened: int = 0
+    hanging: threading.Event = field(default_factory=threading.Event)
     film: UInt8Image = field(init=False)
 
     def __post_init__(self) -> None:
+        self.hanging.set()
         self.film = paint((900, 400), red_cells=500)
         for x, y in CELLS:
             white_cell(self.film, x, y)
@@ -71,6 +75,7 @@ class _Device(PacedDevice):
     def grab(self) -> int:
         if not self._stage.plugged:
             raise DeviceLost("the cable was pulled")
+        self._stage.hanging.wait(20)
         return super().grab()
 
     def retrieve(self) -> UInt8Image:

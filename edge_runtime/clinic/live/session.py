@@ -20,8 +20,8 @@ from types import TracebackType
 
 from typing_extensions import Self
 
-from edge_runtime.cameras import open_camera
-from edge_runtime.clinic.live.shared_camera import OpenSource, SharedCamera
+from edge_runtime.cameras import Camera, open_camera
+from edge_runtime.clinic.live.shared_camera import FilmFeed, OpenSource, SharedCamera
 from edge_runtime.clinic.live.view import LiveView, Phase
 from edge_runtime.clinic.live.viewfinder import LivePicture, Viewfinder
 from edge_runtime.clinic.store.records import NewFilm
@@ -114,6 +114,7 @@ class LiveSession:
         self._error: str | None = None
         self._order: _Order | None = None
         self._runner: FilmRunner | None = None
+        self._feed: Camera | None = None
         self._film: int | None = None
         self._last_film: int | None = None
         self._status: RunStatus | None = None
@@ -172,11 +173,14 @@ class LiveSession:
     def stop(self, by: User) -> None:
         """Ends the film that runs, after the fields in hand; harmless when none runs.
 
+        With a live camera, which has no end of its own, the film is then complete. Of other
+        sources there is more to see, so it is interrupted.
+
         Raises:
             AccessError: ``by`` may not examine.
         """
         require(by, "examine")
-        self._end_film()
+        self._end_film(complete=True)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until no film runs; False when it still does."""
@@ -188,7 +192,7 @@ class LiveSession:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._end_film()
+        self._end_film(complete=False)
         while self._thread.is_alive():
             self._let_go_of_a_lost_camera()
             self._thread.join(self._pace.poll_s)
@@ -229,12 +233,14 @@ class LiveSession:
         if camera is not None and self._runner is None:
             camera.let_go()
 
-    def _end_film(self) -> None:
+    def _end_film(self, *, complete: bool) -> None:
         with self._changed:
             if self._order is not None and self._phase == "running":
                 self._phase = "ending"
-            runner = self._runner
-        if runner is not None:
+            runner, feed = self._runner, self._feed
+        if complete and isinstance(feed, FilmFeed):
+            feed.stop()
+        elif runner is not None:
             runner.stop()
 
     # The rest runs in the session's own thread.
@@ -272,7 +278,7 @@ class LiveSession:
             self._close_camera()
         begun = order.number.done()
         with self._changed:
-            self._order = self._runner = None
+            self._order = self._runner = self._feed = None
             self._last_film = self._film or self._last_film
             self._film = None
             self._phase, self._error = "idle", None
@@ -310,7 +316,7 @@ class LiveSession:
                 on_frame=self._viewfinder.see,
             )
             with self._changed:
-                self._runner = runner
+                self._runner, self._feed = runner, feed
                 if self._closing:
                     runner.stop()
             runner.run()

@@ -137,7 +137,11 @@ class FilmFeed:
     @property
     def open_gap(self) -> CameraGap | None:
         """The gap that lasts."""
-        return self._camera.open_gap
+        gap = self._camera.open_gap
+        if gap is not None and self._stopped.is_set():
+            # It began after the film was ended, while a picture was still waited for.
+            self._camera.stop()
+        return gap
 
     @property
     def sessions(self) -> tuple[CameraSession, ...]:

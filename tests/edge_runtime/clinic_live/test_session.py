@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import cv2
 import numpy as np
@@ -129,7 +130,7 @@ def test_a_film_from_start_to_stop(
     assert (view.phase, view.film, view.last_film) == ("idle", None, film)
     kept = store.films.get(film)
     assert (kept.state, kept.slide, kept.patient, kept.operator) == (
-        "interrupted", "S-7", "4711", "Otto Operator",
+        "complete", "S-7", "4711", "Otto Operator",
     )  # fmt: skip
     assert view.status is not None
     assert kept.fields == view.status.fields_done
@@ -249,11 +250,26 @@ def test_stop_and_start_while_the_camera_is_gone(
     wait_for(session, lambda view: view.gap is not None)
     session.stop(people.operator)
     assert session.wait(5)
-    assert store.films.get(film).state == "interrupted"
+    assert store.films.get(film).state == "complete"
     with pytest.raises(CameraError):
         session.start(SLIDE, by=people.operator)
     stage.plugged = True
     session.start(SLIDE, by=people.operator)
+
+
+def test_a_camera_that_hangs_does_not_hold_up_the_end(
+    session: LiveSession, stage: Stage, people: People, store: ClinicStore
+) -> None:
+    film = session.start(SLIDE, by=people.operator)
+    wait_for(session, lambda view: cells(view) == 1)
+    stage.hanging.clear()
+    time.sleep(0.2)
+    assert session.view().gap is None
+    session.stop(people.operator)
+    assert session.view().phase == "ending"
+    assert session.wait(5)
+    stage.hanging.set()
+    assert store.films.get(film).state == "complete"
 
 
 def test_a_preview_whose_camera_is_pulled_does_not_hold_up_a_film(
