@@ -145,7 +145,7 @@ def undo(clinic: Here, user: Corrector, found: AskedFilm) -> Undone:
         return Undone(what=None)
     if change.cell is None:
         return Undone(what=change.action, field=int((change.after or {})["field"]))
-    cells = clinic.store.films.cells(found.id)
+    cells = clinic.store.films.cells(found.id, every=True)
     cell = next(each for each in cells if each.id == change.cell)
     return Undone(what=change.action, cell=_state(cell), field=cell.field)
 
