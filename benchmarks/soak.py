@@ -88,6 +88,7 @@ def run_soak(
     folder: Path,
     progress: Callable[[str], None] = lambda line: None,
     *,
+    scene: Scene | None = None,
     keep: Callable[[dict[str, Any]], None] = lambda result: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
@@ -97,6 +98,7 @@ def run_soak(
         plan: how much.
         folder: empty, for the store; most of it is deleted again by retention.
         progress: takes a line now and then.
+        scene: what is looked at; None makes one.
         keep: takes what is known so far as often; a run takes hours.
         clock: seconds.
 
@@ -104,7 +106,7 @@ def run_soak(
         Figures and ``targets``.
     """
     rng = np.random.default_rng(plan.seed)
-    scene = Scene()
+    scene = scene or Scene()
     disk, wall = Disk(), WallClock()
     cable = Cable(scene.pictures, _PERIOD_S)
     sums = _Sums()

@@ -147,9 +147,17 @@ class ColourClassifier(StandIn):
 class Scene:
     """Pictures along a hand's path, rendered once, and what looks at them."""
 
-    def __init__(self, *, positions: int = POSITIONS, seed: int = 5) -> None:
+    def __init__(
+        self,
+        *,
+        positions: int = POSITIONS,
+        film_um: tuple[float, float] = (700.0, 480.0),
+        seed: int = 5,
+    ) -> None:
         profile = profile_of(WIDTH_PX, HEIGHT_PX)
-        film = VirtualFilm.build(seed, FilmSpec(pixel_size_um=0.3, white_cells_per_mm2=200.0))
+        film = VirtualFilm.build(
+            seed, FilmSpec(film_um, pixel_size_um=0.3, white_cells_per_mm2=200.0)
+        )
         scan = Scan.over(film, profile, positions, seed=seed, jumps=2)
         self.pixel_size_um = profile.pixel_size_um
         self.pictures: list[UInt8Image] = [

@@ -6,6 +6,7 @@ store's corrected report. Does not own wording nor layout (see ``paper``).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -360,8 +361,10 @@ def _pictures(sheet: Sheet, store: ClinicStore, paper: _Paper, t: Translate) -> 
                 jpeg = _crop(store, cell)
                 unread += jpeg is None and cell.crop_file is not None
                 said = t(words.CELL_ALT, class_name=label, number=cell.number, field=cell.field)
-                pictures.append((jpeg, said, _caption(cell, jpeg, t)))
-            sheet.row_of_pictures(pictures, side=_CROP_MM, gap=_CROP_GAP_MM)
+                pictures.append((jpeg, said, _caption(cell, t)))
+            sheet.row_of_pictures(
+                pictures, side=_CROP_MM, gap=_CROP_GAP_MM, absent=t(words.NO_PICTURE)
+            )
         sheet.gap(1)
     if unread:
         sheet.banner(t(words.UNREADABLE, count=unread), "warn")
@@ -396,19 +399,21 @@ def _crop(store: ClinicStore, cell: StoredCell) -> bytes | None:
         return None
 
 
-def _caption(cell: StoredCell, jpeg: bytes | None, t: Translate) -> list[str]:
+def _caption(cell: StoredCell, t: Translate) -> str:
     probable = cell.class_probability if cell.class_probability is not None else cell.score
     sure = "✓" if _named_by_person(cell) or probable is None else say_probability(probable)
-    lines = [f"{t(words.CELL_PLACE, field=cell.field, number=cell.number)}   {sure}"]
-    if jpeg is None:
-        lines.append(t(words.NO_PICTURE))
-    return lines
+    return f"{t(words.CELL_PLACE, field=cell.field, number=cell.number)}   {sure}"
 
 
 def _skipped(sheet: Sheet, paper: _Paper, t: Translate) -> None:
     from edge_runtime.clinic.paper.sheet import Column
 
-    reasons = Counter(each.reason for each in paper.fields if each.reason is not None)
+    # Behind the first words come measures, which differ from field to field.
+    reasons = Counter(
+        re.split(r"[:(]", each.reason, maxsplit=1)[0].strip()
+        for each in paper.fields
+        if each.reason is not None
+    )
     if not reasons:
         return
     sheet.heading(t(words.SKIPPED))

@@ -29,7 +29,7 @@ _FAMILY = "sans"
 _FONTS = Path(__file__).parent / "fonts"
 # Points to millimetres, times what lines of this font need.
 _LINE = 25.4 / 72 * 1.32
-_BODY, _SMALL = 9.0, 7.5
+_BODY, _SMALL, _CAPTION = 9.0, 7.5, 6.0
 _ABSENT = "□"
 # A new line, and those that part or join Arabic letters.
 _KEPT_CONTROLS = "\n\u200c\u200d"
@@ -262,12 +262,19 @@ class Sheet:
 
     def row_of_pictures(
         self,
-        pictures: Sequence[tuple[bytes | None, str, Sequence[str]]],
+        pictures: Sequence[tuple[bytes | None, str, str]],
         *,
         side: float,
         gap: float,
+        absent: str,
     ) -> None:
-        """Pictures side by side: JPEG, words for who cannot see it, lines beneath.
+        """Pictures side by side: JPEG, words for who cannot see it, a line beneath.
+
+        Args:
+            pictures: None, or what is no picture, leaves an empty square.
+            side: of each, in millimetres.
+            gap: between them.
+            absent: stands in an empty square.
 
         Raises:
             ValueError: they do not fit the page's width.
@@ -275,21 +282,20 @@ class Sheet:
         if len(pictures) * (side + gap) - gap > WIDTH + 0.01:
             raise ValueError(f"{len(pictures)} pictures of {side} mm do not fit {WIDTH} mm")
         top = self.y
-        for number, (jpeg, alternative, lines) in enumerate(pictures):
+        for number, (jpeg, alternative, line) in enumerate(pictures):
             x = MARGIN + number * (side + gap)
-            self._pdf.set_draw_color(*RULE)
-            drawn = jpeg is not None and self._picture(jpeg, alternative, x, top, side)
-            if not drawn:
+            if jpeg is None or not self._picture(jpeg, alternative, x, top, side):
+                self._pdf.set_draw_color(*RULE)
                 self._pdf.rect(x, top, side, side)
-            for at, line in enumerate(lines):
-                y = top + side + 0.4 + at * 6 * _LINE
-                self._words(line, x, y, size=6, ink=SOFT, width=side)
+                at = top + side / 2 - 1.5
+                self._words(absent, x, at, size=_CAPTION, ink=SOFT, width=side, align="C")
+            self._words(line, x, top + side + 0.4, size=_CAPTION, ink=SOFT, width=side)
         self.y = top + self.picture_row_height(side)
 
     @staticmethod
     def picture_row_height(side: float) -> float:
-        """What a row of pictures with two lines beneath takes."""
-        return side + 2 * 6 * _LINE + 1.6
+        """What a row of pictures with a line beneath takes."""
+        return side + _CAPTION * _LINE + 1.8
 
     def sign_here(self, names: Sequence[str]) -> None:
         """Lines for a pen."""
@@ -395,12 +401,11 @@ class Sheet:
         """Text as lines of at most ``width``."""
         pdf = self._pdf
         pdf.set_font(_FAMILY, "B" if bold else "", size)
+        drawable = self._drawable(words)
+        if "\n" not in drawable and pdf.get_string_width(drawable) <= width:
+            return [drawable]
         found = pdf.multi_cell(
-            width,
-            text=self._drawable(words),
-            align="L",
-            dry_run=True,
-            output=MethodReturnValue.LINES,
+            width, text=drawable, align="L", dry_run=True, output=MethodReturnValue.LINES
         )
         return [str(line) for line in found] if isinstance(found, list) and found else [""]
 

@@ -6,6 +6,7 @@ themselves (see ``store.corrections``), each of which is an entry of the audit t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import median
 from typing import Annotated
@@ -82,10 +83,9 @@ def gallery(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> 
 def fields(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> Response:
     """Every field as a small picture, to be looked through and checked."""
     examined = [each for each in clinic.store.films.fields(found.id) if each.reason is None]
-    cells: dict[int, int] = {}
-    for each in clinic.store.films.cells(found.id):
-        if not each.rejected:
-            cells[each.field] = cells.get(each.field, 0) + 1
+    # What is seen in a field, whether it counts there or, as a repeat, elsewhere.
+    finds = clinic.store.films.cells(found.id, every=True)
+    cells = Counter(each.field for each in finds if not each.rejected)
     return page(request, "fields.html", film=found, fields=examined, cells=cells)
 
 
@@ -145,7 +145,7 @@ def undo(clinic: Here, user: Corrector, found: AskedFilm) -> Undone:
         return Undone(what=None)
     if change.cell is None:
         return Undone(what=change.action, field=int((change.after or {})["field"]))
-    cells = clinic.store.films.cells(found.id)
+    cells = clinic.store.films.cells(found.id, every=True)
     cell = next(each for each in cells if each.id == change.cell)
     return Undone(what=change.action, cell=_state(cell), field=cell.field)
 

@@ -107,7 +107,11 @@ def test_a_preliminary_report_says_so_and_what_was_found(
 ) -> None:
     film = keep_film(
         store,
-        [field_of(0, ("neutrophil", "lymphocyte")), SkippedFrame(1, "b", "out of focus")],
+        [
+            field_of(0, ("neutrophil", "lymphocyte")),
+            SkippedFrame(1, "b", "out of focus (edges 4.1 pixels, at most 3.2): turn the focus"),
+            SkippedFrame(2, "c", "out of focus (edges 5.0 pixels, at most 3.2): turn the focus"),
+        ],
         film=NewFilm("S-77", "4711", "pale stain"),
         by=people.operator,
     )
@@ -116,8 +120,8 @@ def test_a_preliminary_report_says_so_and_what_was_found(
     for said in ("S-77", "4711", "pale stain", "Otto Operator", "2026-07-25 12:00 UTC"):
         assert said in text
     assert "neutrophil 1 50.0 1.3 – 98.7" in text
-    assert "1 examined, 1 skipped" in text
-    assert "out of focus 1" in text
+    assert "1 examined, 2 skipped" in text
+    assert "out of focus 2" in text
     assert store.review.content(film) in text
     assert "toy-1.0.0" in text
     assert "ab" * 32 in text
@@ -155,6 +159,7 @@ def test_the_same_film_is_the_same_file_whatever_the_time(
 ) -> None:
     film = keep_film(store, [field_of(0, ("neutrophil", "lymphocyte"))])
     before = film_pdf(store, film)
+    assert b"/CreationDate (D:20260725120000" in before
     clock.move(days=40)
     assert film_pdf(store, film) == before
     store.corrections.give_class(store.films.cells(film)[0].id, "eosinophil", people.reviewer)

@@ -39,6 +39,20 @@ def test_naming_rejecting_restoring_and_taking_back(
     assert store.films.cells(film)[0] == cell
 
 
+def test_a_cell_that_meanwhile_became_a_repeat_is_taken_back(
+    sign_in: SignIn, store: ClinicStore, film: int
+) -> None:
+    from sqlalchemy import text
+
+    browser = sign_in("operator")
+    cell = store.films.cells(film)[0]
+    browser.post(f"/cells/{cell.id}/reject")
+    with store.database.writing() as connection:
+        connection.execute(text(f"UPDATE cells SET counts = 0 WHERE id = {cell.id}"))
+    undone = browser.post(f"/films/{film}/undo").json()
+    assert undone["cell"]["id"] == cell.id
+
+
 def test_nobody_takes_back_what_another_did(sign_in: SignIn, store: ClinicStore, film: int) -> None:
     cell = store.films.cells(film)[0]
     sign_in("operator").post(f"/cells/{cell.id}/class", {"class_name": "eosinophil"})

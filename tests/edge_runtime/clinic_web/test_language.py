@@ -111,6 +111,7 @@ def test_the_printed_report_is_said_in_every_language(language: str) -> None:
     say = paper_words(catalogue(language))
     assert say(words.PAGE, page=1, pages=2) == translated["page"].format(page=1, pages=2)
     assert say("lymphocyte") == catalogue(language).class_name("lymphocyte")
+    assert say("out of domain") == catalogue(language).text("screening.why_out_of_domain")
     assert paper_words(catalogue("en"))(words.TITLE) == words.TITLE
 
 
