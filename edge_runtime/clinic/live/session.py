@@ -347,6 +347,10 @@ class LiveSession:
     def _preview(self) -> None:
         """One picture for those who look."""
         began = self._clock()
+        if not self._shows_preview:
+            # Nothing moves before a film begins. Opened once, to tell whether it is there.
+            self._wait(self._pace.close_s)
+            return
         if self._camera is None and began < self._retry_at:
             self._wait(min(self._retry_at - began, self._pace.looks_s))
             return
@@ -354,17 +358,15 @@ class LiveSession:
             camera = self._opened(self.source)
         except LeukoscopeError as error:
             self._retry_at = self._clock() + self._pace.retry_s
-            self._shows_preview = True
             with self._changed:
                 if self._order is None:
                     self._phase, self._error = "failed", _one_line(error)
                     self._camera_failed = True
             return
-        self._shows_preview = camera.live
         if not camera.live:
-            # Nothing moves before a film begins; opened again then, from its first picture.
+            self._shows_preview = False
             self._close_camera()
-            self._wait(self._pace.close_s)
+            self._camera_is_there()
             return
         item = camera.next_picture()
         if item is None:
@@ -372,11 +374,14 @@ class LiveSession:
             return
         if isinstance(item, Frame) and self._gate is not None:
             self._viewfinder.see(item, self._gate.judge(item))
-            with self._changed:
-                if self._camera_failed:
-                    # It is there again; what ended a film stays to be read.
-                    self._phase, self._error, self._camera_failed = "idle", None, False
+            self._camera_is_there()
         self._wait(1 / self._pace.preview_fps - (self._clock() - began))
+
+    def _camera_is_there(self) -> None:
+        with self._changed:
+            if self._camera_failed and self._order is None:
+                # Only this is over; what ended a film stays to be read.
+                self._phase, self._error, self._camera_failed = "idle", None, False
 
     def _rest(self) -> None:
         """Nobody looks: waits, and closes the camera after a while."""

@@ -17,9 +17,11 @@ from edge_runtime.clinic.live.viewfinder import LivePicture, Viewfinder
 from edge_runtime.clinic.store.records import NewFilm
 from edge_runtime.clinic.store.store import ClinicStore
 from edge_runtime.errors import AccessError, BackendError, CameraError, RecordError, StoreError
+from edge_runtime.film_run import LoadedBundle
 from edge_runtime.types import Frame, UInt8Image
 from tests.clinic_browser import Seconds
 from tests.clinic_films import Disk, People
+from tests.edge_runtime.clinic_live.conftest import QUICK, SETTINGS
 from tests.edge_runtime.film.painted_film import HIGH, WIDE
 from tests.fake_cameras import camera_threads
 from tests.painted_stage import Stage
@@ -385,3 +387,42 @@ def test_many_who_look_have_one_picture_made(stage: Stage) -> None:
     assert made == [0, 1, 3]
     finder.clear()
     assert finder.picture() is None
+
+
+def test_stored_pictures_are_opened_once_and_examined_from_the_first(
+    store: ClinicStore, loaded: LoadedBundle, stage: Stage, people: People
+) -> None:
+    opened: list[str] = []
+
+    class Stored:
+        frame_count = 3
+
+        def __enter__(self) -> Stored:
+            return self
+
+        def __exit__(self, *exc: object) -> None:
+            """Nothing is held."""
+
+        def __iter__(self) -> Iterator[Frame]:
+            return (Frame(each, 0, stage.field(), f"f_{each}") for each in range(3))
+
+    def open_source(source: str, *, limit: int | None = None) -> Stored:
+        opened.append(source)
+        return Stored()
+
+    with LiveSession(
+        store, loaded, SETTINGS, source="stored", pace=QUICK, open_source=open_source
+    ) as session:
+        view = wait_for(session, lambda view: not view.preview, look=True)
+        assert view.headline.id == "live.say.no_preview"
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            session.picture()
+            time.sleep(0.05)
+        assert opened == ["stored"]
+        film = session.start(SLIDE, by=people.operator)
+        assert session.wait(10)
+        # Separate pictures: each find counts, and the film is complete by itself.
+        kept = store.films.get(film)
+        assert (kept.state, kept.fields, kept.cells) == ("complete", 3, 3)
+        assert session.view().preview is False
