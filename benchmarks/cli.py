@@ -13,7 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import adaptation_cli, latency_cli, live_cli, roofline_cli, screening_cli
+from benchmarks import (
+    adaptation_cli,
+    clinic_cli,
+    latency_cli,
+    live_cli,
+    roofline_cli,
+    screening_cli,
+)
 from edge_runtime.film_report import RESEARCH_USE
 
 app = typer.Typer(
@@ -28,6 +35,7 @@ screening_cli.add_to(app)
 live_cli.add_to(app)
 latency_cli.add_to(app)
 roofline_cli.add_to(app)
+clinic_cli.add_to(app)
 
 _HEADINGS = {
     "fields_per_s": "fields/s",

@@ -33,8 +33,10 @@ COMMAND_GROUP = "leukoscope.commands"
 GROUPS = {
     "bundle": "edge_runtime.bundle_cli",
     "cameras": "edge_runtime.cameras.cli",
+    "clinic": "edge_runtime.clinic.cli",
     "device": "edge_runtime.device.cli",
     "doctor": "edge_runtime.device.doctor.cli",
+    "serve": "edge_runtime.serve_cli",
     "setup": "edge_runtime.setup_cli",
 }
 EXIT_BAD_INPUT = 2

@@ -20,13 +20,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-import cv2
-import numpy as np
-
 from edge_runtime.attribute_head import AttributeHead
 from edge_runtime.attributes import MISSING, AttributeSchema
 from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.cameras import Camera, LiveCamera, is_live
+from edge_runtime.cameras.device import shrink
 from edge_runtime.classifier import Classifier
 from edge_runtime.domain_score import DomainScorer
 from edge_runtime.errors import LeukoscopeError
@@ -331,10 +329,7 @@ class FilmRunner:
                 for cell, box in zip(cells, boxes, strict=True)
             ]
             scale = min(1.0, settings.preview_side_px / max(frame.width, frame.height))
-            small = frame.pixels
-            if scale < 1:
-                size = (max(1, round(frame.width * scale)), max(1, round(frame.height * scale)))
-                small = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
+            small = shrink(frame.pixels, settings.preview_side_px)
             preview = encode_jpeg(small, quality=settings.jpeg_quality)
         full = encode_jpeg(frame.pixels, quality=95) if settings.save_frames else None
         age_ms = None

@@ -138,7 +138,7 @@ say "Leukoscope $version"
 # --- units -------------------------------------------------------------------------------
 
 for unit in leukoscope-doctor.service leukoscope-film@.service leukoscope-inbox.service \
-    leukoscope-inbox.path; do
+    leukoscope-inbox.path leukoscope-serve.service; do
     install -m 644 "$here/systemd/$unit" "$root/etc/systemd/system/$unit"
     case $profile:$unit in
         orin-*:*.service | agx-orin:*.service)

@@ -40,6 +40,7 @@ DISTRIBUTION_OF = {
 CLINIC_FOLDERS = (
     "edge_runtime/clinic/store/",
     "edge_runtime/clinic/exports/",
+    "edge_runtime/clinic/web/",
     "edge_runtime/clinic/paper/",
     "edge_runtime/clinic/film_pdf.py",
 )

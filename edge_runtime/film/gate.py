@@ -98,12 +98,27 @@ class FieldGate:
             return None
         if not 0 <= frame.captured_at_ns - before[0] <= _SAME_SCENE_NS:
             return None
-        window = cv2.createHanningWindow(size, cv2.CV_32F)
-        (x, y), response = cv2.phaseCorrelate(before[1], now, window)
-        if response < _FOUND_AGAIN:
-            # Nothing found again within so short a time: moved farther than can be seen.
-            return 1.0
-        return float(np.hypot(x, y)) / max(size)
+        moved = shift_between(before[1], now)
+        # Nothing found again within so short a time: moved farther than can be seen.
+        return 1.0 if moved is None else float(np.hypot(*moved)) / max(size)
+
+
+def shift_between(
+    before: NDArray[np.float32], now: NDArray[np.float32]
+) -> tuple[float, float] | None:
+    """How far a picture moved, right and down, in its pixels, by phase correlation.
+
+    Args:
+        before: float32 ``(h, w)``.
+        now: the same, later.
+
+    Returns:
+        None when nothing of ``before`` is found again.
+    """
+    window = cv2.createHanningWindow((now.shape[1], now.shape[0]), cv2.CV_32F)
+    # Copies, for OpenCV 5 multiplies its window into what it is given.
+    (x, y), response = cv2.phaseCorrelate(before.copy(), now.copy(), window)
+    return (float(x), float(y)) if response >= _FOUND_AGAIN else None
 
 
 def judge_measures(

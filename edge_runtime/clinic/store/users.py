@@ -162,8 +162,12 @@ class Users:
         values = self._secret(new, kind)
         return self._replace(user, user.id, "secret_changed", values, own=True)
 
-    def reset_secret(self, by: User, number: int, new: str) -> User:
-        """An admin's change of another's; raises AccessError or RecordError."""
+    def reset_secret(self, by: User | None, number: int, new: str) -> User:
+        """An admin's change of another's; raises AccessError or RecordError.
+
+        ``by`` is None when it is the device's owner on the command line: the last admin may have
+        forgotten the PIN.
+        """
         kind = _kind(new)
         values = {**self._secret(new, kind), "failures": 0, "locked_until": None}
         return self._replace(by, number, "secret_reset", values)
@@ -183,11 +187,17 @@ class Users:
         return {"secret_hash": self._hash(new), "secret_kind": kind}
 
     def _replace(
-        self, by: User, number: int, action: str, values: dict[str, Any], *, own: bool = False
+        self,
+        by: User | None,
+        number: int,
+        action: str,
+        values: dict[str, Any],
+        *,
+        own: bool = False,
     ) -> User:
         shown = {name: value for name, value in values.items() if name in _SHOWN}
         with self._database.writing() as connection:
-            if not own:
+            if by is not None and not own:
                 require(self.in_transaction(connection, by), "manage")
             old = self._get(connection, number)
             before = {name: getattr(old, name) for name in shown}

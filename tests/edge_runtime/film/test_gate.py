@@ -12,9 +12,10 @@ from edge_runtime.cameras.virtual import VirtualCamera
 from edge_runtime.film.camera_profile import CameraProfile, GateLimits
 from edge_runtime.film.camera_setup import light_of
 from edge_runtime.film.field_measures import measure_field
-from edge_runtime.film.gate import FieldGate
+from edge_runtime.film.gate import FieldGate, shift_between
 from edge_runtime.types import Frame, UInt8Image
 from edge_runtime.virtual_film import PROFILES, FilmSpec, OpticalProfile, VirtualFilm
+from tests.edge_runtime.film.painted_film import paint
 
 # A quarter of the pixels: the measures shrink larger pictures to this anyhow.
 PROFILE = replace(PROFILES["hcm_100x_c2"], resolution=(960, 540), pixel_size_um=0.15)
@@ -166,3 +167,14 @@ def test_pictures_of_a_folder_do_not_move(film: VirtualFilm) -> None:
     gate = FieldGate()
     for index in (0, 3):
         assert gate.judge(frame(field(film, index=index), at_ms=index)).shift_share is None
+
+
+def test_the_way_of_the_film_is_found_between_two_pictures() -> None:
+    film = cv2.cvtColor(paint((600, 400)), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    before, now = film[100:250, 100:340].copy(), film[112:262, 70:310].copy()
+    strange = cv2.cvtColor(paint((600, 400), seed=9), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    # Again and again: OpenCV would change the pictures that it is given.
+    for _ in range(3):
+        # The stage went left and down, so what was seen went right and up.
+        assert shift_between(before, now) == pytest.approx((30, -12), abs=0.2)
+        assert shift_between(before, strange[100:250, 100:340]) is None

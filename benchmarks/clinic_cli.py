@@ -1,0 +1,90 @@
+"""``leukoscope bench clinic``.
+
+Owns flags and the table. Does not own the measurement (see ``clinic``).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_PROFILES = ["lcm_100x_c2", "phone", "hcm_100x_c2"]
+
+
+def clinic(
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help=f"optical profile; may be given again [default: {', '.join(_PROFILES)}]"),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="of each turn")] = 15.0,
+    rounds: Annotated[int, typer.Option(min=1, help="turns of either")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="processor threads for inference")] = 2,
+    bundle: Annotated[
+        Path | None, typer.Option(help="bundle folder or file [default: shipped demo]")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = Path("benchmarks")
+    / "results"
+    / "clinic.json",
+) -> None:
+    """What the page costs: rate against bare session.run, memory, time to the first result.
+
+    Ends with exit code 1 when a target is missed.
+    """
+    from benchmarks.clinic import HOW, ClinicPlan, measure_clinic
+    from benchmarks.machine import BUSY_SHARE, machine_facts, require_writable, write_result
+
+    require_writable(out)
+    facts = machine_facts(datetime.now(timezone.utc))
+    measured = [
+        measure_clinic(
+            ClinicPlan(
+                profile=each, seconds=seconds, rounds=rounds, threads=threads, bundle=bundle
+            ),
+            lambda line: typer.echo(line, err=True),
+        )
+        for each in profile or _PROFILES
+    ]
+    rows = [each["row"] for each in measured]
+    body = {
+        "how": HOW,
+        "threads": threads,
+        "seconds": seconds,
+        "rows": rows,
+        "targets": {each["row"]["profile"]: each["targets"] for each in measured},
+    }
+    write_result(out, "leukoscope serve: rate, memory, time to the first result", facts, body)
+    typer.echo(
+        f"{'profile':<14}{'fields/s':>9}{'bare':>8}{'share':>8}{'by CPU':>8}{'MB':>7}{'s':>7}"
+    )
+    for row in rows:
+        typer.echo(
+            f"{row['profile']:<14}{row['fields_per_s']:>9.2f}{row['bare_fields_per_s']:>8.2f}"
+            f"{row['rate_of_bare']:>8.2f}{row['cpu_of_bare']:>8.2f}{row['memory_mb']:>7.0f}"
+            f"{row['first_result_s']:>7.2f}"
+        )
+    missed = False
+    for each in measured:
+        for target in each["targets"]:
+            missed |= not target["met"]
+            typer.echo(
+                f"{'met' if target['met'] else 'NOT MET'}: {each['row']['profile']}: "
+                f"{target['name']}: {target['measured']:g}"
+            )
+    busiest = max(row["others_share"] for row in rows)
+    if busiest > BUSY_SHARE:
+        typer.echo(
+            f"other programs took {100 * busiest:.0f} % of the machine: measure again when it is "
+            "idle",
+            err=True,
+        )
+    typer.echo(f"written to {out}")
+    if missed:
+        raise typer.Exit(1)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the command to ``leukoscope bench``."""
+    app.command("clinic")(clinic)
