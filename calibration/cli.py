@@ -76,7 +76,7 @@ def sample(
     ]
     opened = open_bundle(bundle or shipped_bundle_path())
     spec = opened.manifest.detector.input
-    evaluated = [p for place in held_out or () for p in _pictures(place)]
+    evaluated = [p for place in held_out or () for p in _held_out(place)]
     prepare_folder(out.parent, (out.name,))
     if plain:
         drawn = draw_calibration_set(
@@ -195,6 +195,14 @@ def named_folders(named: list[str]) -> dict[str, Path]:
             raise SettingsError(f"--folder {each!r}: give NAME=FOLDER, every name once")
         folders[name] = Path(place)
     return folders
+
+
+def _held_out(folder: Path) -> list[Path]:
+    found = _pictures(folder)
+    if not found:
+        # Otherwise a slip of a folder's name would let evaluation pictures be drawn.
+        raise DataError(f"--held-out {folder}: no picture in it; name the evaluation pictures'")
+    return found
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -9,7 +9,8 @@ the number of pictures: extremes in a first pass, counts between them in a secon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,7 +93,10 @@ def observe(
 def open_activations(
     model: bytes, tensor_names: Sequence[str]
 ) -> Callable[[Feed], list[Float32Array]]:
-    """A function from input tensors to the named tensors of a graph, in that order."""
+    """A function from input tensors to the named tensors of a graph, in that order.
+
+    Both raise DataError where ONNX Runtime refuses the graph or the input.
+    """
     import onnx
     import onnxruntime
 
@@ -110,17 +114,32 @@ def open_activations(
     # Of inputs alone there is nothing to run, and a graph without outputs is none.
     session = None
     if inner:
-        session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        with _said_as_one_line():
+            session = onnxruntime.InferenceSession(
+                graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
 
     def run(feed: Feed) -> list[Float32Array]:
         values = dict(feed) if isinstance(feed, Mapping) else {inputs[0]: feed}
         if session is not None:
-            values |= dict(zip(inner, session.run(inner, dict(values)), strict=True))
+            with _said_as_one_line():
+                found = session.run(inner, dict(values))
+            values |= dict(zip(inner, found, strict=True))
         return [values[name] for name in tensor_names]
 
     return run
+
+
+@contextmanager
+def _said_as_one_line() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # ONNX Runtime raises its own unrelated classes
+        reason = " ".join(str(error).split())
+        raise DataError(
+            f"calibration: the model does not run on these pictures ({reason}); give the float "
+            "model that they were drawn for"
+        ) from error
 
 
 def _count(histogram: TensorHistogram, values: Float32Array) -> None:

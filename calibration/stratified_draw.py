@@ -89,7 +89,7 @@ def draw_stratified(
         progress: told how many of how many pictures were looked at.
 
     Raises:
-        DataError: no pictures, too few, or some that are also evaluated on.
+        DataError: no pictures, too few, some that are also evaluated on, or too many alike.
     """
     candidates = unique_files(pools)
     refuse_evaluated(candidates, hash_files(evaluated))
@@ -211,6 +211,12 @@ def _neighbours(
     neighbours: dict[int, set[int]] = {}
     evaluated_near: set[int] = set()
     pairs = near_pairs(hashes, kinds, most=_MOST_PAIRS) if len(hashes) > 1 else []
+    if len(pairs) >= _MOST_PAIRS:
+        # The search ended there; what it did not come to would be drawn as if it were different.
+        raise DataError(
+            f"calibration: {_MOST_PAIRS} pairs of pictures are nearly the same, and not all were "
+            "compared; thin the pools out, as by every tenth frame of a film that stood still"
+        )
     for pair in pairs:
         if pair.second >= len(seen):
             evaluated_near.add(pair.first)

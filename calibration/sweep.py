@@ -86,6 +86,7 @@ class SweepResult(BaseModel):
         by_size: names of the same, smallest first.
         chosen: per runtime the name of the candidate to ship; none when all fail or
             nobody could judge.
+        trial: not all pictures were looked at, so nothing may be shipped on its word.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,6 +104,7 @@ class SweepResult(BaseModel):
     by_loss: tuple[CandidateResult, ...]
     by_size: tuple[str, ...]
     chosen: dict[str, str]
+    trial: bool = False
 
 
 def exclusion_sets(costs: Sequence[BlockCost], most: Sequence[int]) -> list[Exclusion]:

@@ -41,10 +41,10 @@ def inspect(bundle: BundlePath) -> None:
 
     opened = open_bundle(bundle)
     manifest = opened.manifest
-    typer.echo(f"{opened.id}: {manifest.model_card.title}")
-    typer.echo(f"sha256 {opened.sha256}")
+    _say(f"{opened.id}: {manifest.model_card.title}")
+    _say(f"sha256 {opened.sha256}")
     claimed = _claimed(opened)
-    typer.echo(f"signatures: {', '.join(claimed) or 'none'}{' (not checked)' if claimed else ''}")
+    _say(f"signatures: {', '.join(claimed) or 'none'}{' (not checked)' if claimed else ''}")
     for head, part in (
         ("detector", manifest.detector),
         ("attribute head", manifest.attribute_head),
@@ -52,25 +52,25 @@ def inspect(bundle: BundlePath) -> None:
     ):
         if part is None:
             continue
-        typer.echo(f"{head}: {part.architecture}")
+        _say(f"{head}: {part.architecture}")
         for artifact in part.artifacts:
             size = len(opened.contents[artifact.path]) / 1e6
-            typer.echo(
+            _say(
                 f"  {artifact.path}: {artifact.runtime}, {artifact.precision}, {size:.2f} MB, "
                 f"{artifact.quantisation}"
             )
     calibration = manifest.calibration
-    typer.echo(f"calibration: {calibration.images} pictures, {calibration.method}")
+    _say(f"calibration: {calibration.images} pictures, {calibration.method}")
     if manifest.domain is not None:
-        typer.echo(f"domains: {', '.join(each.name for each in manifest.domain.domains)}")
-    typer.echo(_golden(opened))
+        _say(f"domains: {', '.join(each.name for each in manifest.domain.domains)}")
+    _say(_golden(opened))
     for domain, metrics in manifest.model_card.metrics.items():
         figures = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        typer.echo(f"measured on {domain}: {figures}")
-    typer.echo(f"files: {len(opened.contents)}, {_megabytes(opened):.1f} MB")
+        _say(f"measured on {domain}: {figures}")
+    _say(f"files: {len(opened.contents)}, {_megabytes(opened):.1f} MB")
     for path, content in sorted(opened.contents.items()):
-        typer.echo(f"  {len(content):>10}  {path}")
-    typer.echo(RESEARCH_USE)
+        _say(f"  {len(content):>10}  {path}")
+    _say(RESEARCH_USE)
 
 
 @app.command()
@@ -115,7 +115,7 @@ def diff(
 
     lines = list(_differences(open_bundle(first), open_bundle(second)))
     for line in lines:
-        typer.echo(line)
+        _say(line)
     if lines:
         raise typer.Exit(EXIT_DIFFERENT)
     typer.echo("no difference")
@@ -188,6 +188,11 @@ def _golden(bundle: Bundle) -> str:
         for name, run in runs.items()
     ]
     return f"golden data: {', '.join(told)}"
+
+
+def _say(line: str) -> None:
+    """Prints one line: what a stranger wrote into a bundle can neither add one nor steer."""
+    typer.echo("".join(each if each.isprintable() else "\ufffd" for each in line))
 
 
 def _megabytes(bundle: Bundle) -> float:

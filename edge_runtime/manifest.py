@@ -15,6 +15,8 @@ from typing_extensions import Self
 from edge_runtime.attributes import AttributeSchema
 
 BUNDLE_SCHEMA = 1
+# Three numbers that compare; a device takes nothing else.
+VERSION_PATTERN = r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$"
 # What a cell is called that no class of the classifier is probable enough for.
 UNCLASSIFIED = "unclassified"
 
@@ -359,7 +361,7 @@ class Manifest(_Part):
 
     schema_version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
+    version: str = Field(pattern=VERSION_PATTERN)
     research_use: str
     files: tuple[BundledFile, ...]
     detector: DetectorSpec

@@ -105,6 +105,9 @@ class Detector:
             describe: judges attributes from the feature maps of one look. It is asked once
                 for each look that has a find to keep, for those finds only.
             watch: is shown the feature maps of the whole view, once.
+
+        Raises:
+            BackendError: the model fails, or answers with something that is no number.
         """
         spec = self._spec
         whole = fit_window(frame.width, frame.height, spec.input)
@@ -136,6 +139,13 @@ class Detector:
         # Maps stay where they were computed until someone looks at them, on the device or here.
         outputs = self._backend.infer_keeping({spec.input.name: tensor}, maps)
         output = on_host(outputs[spec.output.name])
+        strange = int(np.size(output) - np.count_nonzero(np.isfinite(output)))
+        if strange:
+            # Dropped, they would make a field without cells of one that nobody has seen.
+            raise BackendError(
+                f"detector: it answers with {strange} values that are no numbers; the model is "
+                "damaged or does not fit the backend: export it again, or try another --backend"
+            )
         if self._one_to_one:
             found = decode_xyxy_score_class(
                 output, score_threshold=score, classes=len(spec.classes)

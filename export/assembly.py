@@ -23,7 +23,7 @@ from calibration.accuracy import (
 )
 from calibration.dataset import CalibrationSet
 from calibration.fields import LabelledField
-from calibration.ranges import METHODS, Method, calibration_tensors, measure_ranges
+from calibration.ranges import METHODS, calibration_tensors, measure_ranges
 from calibration.sampling import (
     DEFAULT_IMAGES,
     DEFAULT_MINIMUM,
@@ -37,20 +37,21 @@ from edge_runtime.bundle import (
     CalibrationSummary,
     DetectorSpec,
     Precision,
+    Runtime,
     WorkingScale,
 )
 from edge_runtime.errors import BackendError, SettingsError
 from export.bundle_writer import DEFAULT_SCALE, DEFAULT_THRESHOLDS, BundleDraft, detector_spec
-from export.cards import CARD_NAME, CardText, model_card, render_card
+from export.cards import CardText, model_card, with_card
 from export.evaluation import find_in_domains, views_to_tell
 from export.graph import convolution_work, decode_of, load_graph
 from export.half import also_artifact, unquantised
+from export.int8_plan import BEST, Int8Plan, SweepChoice, plans_to_try
 from export.parity import ALLOWED_POINTS, GateRow, ParityResult, parity_gate
 from export.qdq import quantise_for_cpu, quantise_for_tensorrt, tensors_to_measure
 from export.trained_scales import TrainedScales
 from export.training_run import TrainingRun
 
-BEST = "best"
 METHOD_CHOICES = (*METHODS, BEST)
 CALIBRATION_NAME = "calibration.json"
 CPU = Artifact(
@@ -65,6 +66,10 @@ TENSORRT = Artifact(
     precision="int8",
     quantisation="static Q/DQ, symmetric int8, weights per channel, last layers float",
 )
+_MAKERS = {
+    "cpu": (CPU.path, quantise_for_cpu),
+    "tensorrt": (TENSORRT.path, quantise_for_tensorrt),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ class ExportOptions:
         calibration_set: an earlier draw to use again instead of drawing.
         score: operating point; None chooses it on the validation fields.
         date: of the measurement, as written into the card.
+        chosen: a sweep's choice of method and blocks left in float; it overrules ``method``.
         cpu_only: leave the TensorRT artifact out; the manifest then names none.
         also: precisions beside int8 that artifacts are made of, float16 or float32.
     """
@@ -87,6 +93,7 @@ class ExportOptions:
     calibration_minimum: int = DEFAULT_MINIMUM
     seed: int = 0
     method: str = "minmax"
+    chosen: SweepChoice | None = None
     calibration_set: CalibrationSet | None = None
     allowed_points: float = ALLOWED_POINTS
     score: float | None = None
@@ -193,7 +200,10 @@ def assemble(
     float_test = on_test.metrics(on_test.finds(float_model, "onnxruntime"), score)
     int8_test = on_test.metrics(on_test.finds(models[CPU.path], "onnxruntime"), score)
     spec = spec.model_copy(
-        update={"thresholds": DEFAULT_THRESHOLDS.model_copy(update={"score": score})}
+        update={
+            "thresholds": DEFAULT_THRESHOLDS.model_copy(update={"score": score}),
+            "artifacts": _described(spec.artifacts, made),
+        }
     )
     chosen = _methods(made)
     draft = _draft(spec, calibration, chosen, card, int8_test, models, options)
@@ -245,7 +255,7 @@ class _Measurement:
 class _Quantised:
     """One artifact, how its ranges were found, what it finds and the verdict."""
 
-    method: Method
+    plan: Int8Plan
     model: bytes
     finds: dict[str, LabelledFinds]
     parity: ParityResult
@@ -269,13 +279,12 @@ def _quantise(
     options, spec = measure.options, measure.spec
     folders = {pool.domain: pool.folder for pool in run.pools()}
     wanted = tensors_to_measure(float_model)
-    makers = {CPU.path: quantise_for_cpu}
-    if not options.cpu_only:
-        makers[TENSORRT.path] = quantise_for_tensorrt
+    runtimes: tuple[Runtime, ...] = ("cpu",) if options.cpu_only else ("cpu", "tensorrt")
+    if options.chosen is not None:
+        options.chosen.check("detector", float_model)
+    plans = plans_to_try(options.method, runtimes, options.chosen)
     best: dict[str, _Quantised] = {}
-    for method in METHODS:
-        if options.method not in (method, BEST):
-            continue
+    for method in sorted({plan.method for plan in plans}, key=METHODS.index):
         say(f"ranges on {len(calibration.images)} pictures, {method}")
         ranges = measure_ranges(
             float_model,
@@ -283,15 +292,33 @@ def _quantise(
             lambda: calibration_tensors(calibration, folders, spec.input),
             method=method,
         )
-        for path, maker in makers.items():
-            model = maker(float_model, ranges, trained)
+        for plan in plans:
+            if plan.method != method:
+                continue
+            path, maker = _MAKERS[plan.runtime]
+            model = maker(float_model, ranges, trained, keep_float=plan.kept(float_model))
             finds = measure.finds(model, "onnxruntime")
             parity = parity_gate(float_ap, measure.ap(finds), allowed_points=options.allowed_points)
             worst = parity.worst
-            say(f"{path}, {method}: {worst.lost_points:+.2f} AP points lost, on {worst.domain}")
+            say(
+                f"{path}, {method}{plan.left_out}: {worst.lost_points:+.2f} AP points lost, on "
+                f"{worst.domain}"
+            )
             if path not in best or worst.lost_points < best[path].parity.worst.lost_points:
-                best[path] = _Quantised(method, model, finds, parity)
-    return best
+                best[path] = _Quantised(plan, model, finds, parity)
+    return {path: best[path] for path, _ in _MAKERS.values() if path in best}
+
+
+def _described(
+    artifacts: Sequence[Artifact], made: Mapping[str, _Quantised]
+) -> tuple[Artifact, ...]:
+    """The same, with the blocks that were left in float."""
+    return tuple(
+        each.model_copy(update={"quantisation": each.quantisation + made[each.path].plan.left_out})
+        if each.path in made
+        else each
+        for each in artifacts
+    )
 
 
 def _artifacts(options: ExportOptions, trained: TrainedScales | None) -> list[Artifact]:
@@ -366,27 +393,23 @@ def _draft(
         domains=calibration.domains,
         method=method,
     )
-    page = render_card(described, spec, summary, bundle_id=f"{options.name}-{options.version}")
-    return BundleDraft(
+    draft = BundleDraft(
         name=options.name,
         version=options.version,
         detector=spec,
         calibration=summary,
         model_card=described,
-        contents={
-            **models,
-            CARD_NAME: page.encode(),
-            CALIBRATION_NAME: calibration.to_json().encode(),
-        },
+        contents={**models, CALIBRATION_NAME: calibration.to_json().encode()},
     )
+    return with_card(draft)
 
 
 def _methods(made: Mapping[str, _Quantised]) -> str:
     """One word where all artifacts share a method, otherwise each with its own."""
-    methods = {each.method for each in made.values()}
+    methods = {each.plan.method for each in made.values()}
     if len(methods) == 1:
         return methods.pop()
-    return ", ".join(f"{each.method} ({path})" for path, each in made.items())
+    return ", ".join(f"{each.plan.method} ({path})" for path, each in made.items())
 
 
 def runs_here(backend: str) -> bool:

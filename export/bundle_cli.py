@@ -71,6 +71,7 @@ def create(
     """
     from edge_runtime.bundle import open_bundle
     from export.bundle_writer import draft_of, refuse_foreign, write_bundle
+    from export.cards import with_card
     from export.signing import sign_manifest
 
     if out.suffix != ".zip":
@@ -82,7 +83,8 @@ def create(
     keeps = source.manifest.golden is not None and not new_golden and golden_fields is None
     draft = draft_of(source, keep_golden=keeps)
     if version is not None:
-        draft = replace(draft, version=version)
+        # The card names the version.
+        draft = with_card(replace(draft, version=version))
     if not keeps:
         draft = _with_golden(draft, source, golden_fields)
     draft = replace(draft, contents={**draft.contents, **report})
@@ -120,6 +122,7 @@ def make_key(
     ] = False,
 ) -> None:
     """Make a key pair: the private half stays here, the public half goes to devices."""
+    from edge_runtime.clinic.atomic_file import prepare_folder
     from export.signing import (
         new_signing_key,
         read_private_key,
@@ -135,6 +138,10 @@ def make_key(
         raise SettingsError(f"--days {days}: beyond the calendar; give fewer") from error
     if public.exists():
         raise SettingsError(f"--public {public}: exists and is not overwritten; name another")
+    if public.absolute() == private.absolute():
+        raise SettingsError(f"--public {public}: the private key's own file; name another")
+    # Before there is a private key whose public half could not be written.
+    prepare_folder(public.parent, flag="--public")
     if revoke:
         made = read_private_key(private, _passphrase(passphrase_file, private))
         # It vouches for its own revocation; another trusted key may do so as well.

@@ -43,7 +43,13 @@ from edge_runtime.bundle import (
     WorkingScale,
     open_bundle,
 )
-from edge_runtime.bundle_container import plain_zip
+from edge_runtime.bundle_container import (
+    UNREADABLE,
+    BundleReader,
+    FolderReader,
+    ZipReader,
+    plain_zip,
+)
 from edge_runtime.errors import BundleError, StoreError
 from edge_runtime.film_report import RESEARCH_USE
 
@@ -297,12 +303,35 @@ def _manifest(draft: BundleDraft) -> bytes:
 
 
 def refuse_foreign(out: Path) -> None:
-    """An earlier bundle may be replaced; anything else at that place is somebody's."""
+    """An earlier bundle may be replaced; anything else at that place is somebody's.
+
+    A folder with a ``manifest.json`` is no bundle yet: web pages have one too.
+
+    Raises:
+        StoreError: something else is there.
+    """
     if out.suffix == ".zip":
-        if out.is_dir() or (out.exists() and not zipfile.is_zipfile(out)):
+        if out.is_dir() or (out.exists() and not _is_bundle(out)):
             raise StoreError(f"{out}: exists and is no bundle file; choose another name")
-    elif out.exists() and not (out / MANIFEST_NAME).is_file() and not _is_empty(out):
-        raise StoreError(f"{out}: exists and holds no bundle; choose an empty or new folder")
+    elif out.exists() and not _is_empty(out) and not _is_bundle(out):
+        raise StoreError(
+            f"{out}: exists and holds no bundle, or more than one; choose an empty or new folder"
+        )
+
+
+def _is_bundle(place: Path) -> bool:
+    """Whether there is nothing but what a manifest lists; it need not be whole."""
+    with contextlib.suppress(BundleError, *UNREADABLE, TypeError):
+        if place.is_dir():
+            return _lists_all(FolderReader(place))
+        with zipfile.ZipFile(place) as archive:
+            return _lists_all(ZipReader(place, archive))
+    return False
+
+
+def _lists_all(reader: BundleReader) -> bool:
+    listed = {each["path"] for each in json.loads(reader.read(MANIFEST_NAME))["files"]}
+    return reader.names() <= {MANIFEST_NAME, SIGNATURES_NAME, *listed}
 
 
 def _is_empty(folder: Path) -> bool:

@@ -75,6 +75,12 @@ _Pictures = Annotated[
 _Fields = Annotated[
     int | None, typer.Option(min=1, help="for a trial: judge so many fields per domain only")
 ]
+_Views = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="mirrored views of each field, at most [default: as many as the gate takes]"
+    ),
+]
 _Threads = Annotated[int, typer.Option(min=1, help="fields judged at once")]
 _Minimum = Annotated[int, typer.Option(min=1, help="fewer calibration pictures are refused")]
 _Seed = Annotated[int, typer.Option(min=0, help="of the draw")]
@@ -157,6 +163,7 @@ def report(
     name: Annotated[str | None, typer.Option(help="heads the page [default: the run's]")] = None,
     pictures: _Pictures = None,
     fields: _Fields = None,
+    views: _Views = None,
     threads: _Threads = 1,
     minimum: _Minimum = DEFAULT_MINIMUM,
     seed: _Seed = 0,
@@ -173,6 +180,7 @@ def report(
     from export.measurement_day import measurement_day
 
     chosen, runtimes = _method(method), _runtimes(runtime)
+    day = measurement_day(date, os.environ)
     subjects = _subjects(
         run=run,
         data=data,
@@ -185,7 +193,7 @@ def report(
         detector=detector,
         minimum=minimum,
         seed=seed,
-        limits=Limits(pictures, fields, threads),
+        limits=Limits(pictures, fields, views, threads),
     )
     heads = [
         report_head(
@@ -202,7 +210,7 @@ def report(
     drawn = next((subject.pictures for subject in subjects if subject.pictures is not None), None)
     document = CalibrationReport(
         name=name or _name(run, classifier, attribute_head, model),
-        date=measurement_day(date, os.environ),
+        date=day,
         pictures=None if drawn is None else set_report(drawn),
         heads=tuple(heads),
     )
@@ -240,6 +248,7 @@ def sweep(
     name: Annotated[str | None, typer.Option(help="heads the page [default: the run's]")] = None,
     pictures: _Pictures = None,
     fields: _Fields = None,
+    views: _Views = None,
     threads: _Threads = 1,
     minimum: _Minimum = DEFAULT_MINIMUM,
     seed: _Seed = 0,
@@ -279,7 +288,7 @@ def sweep(
             detector=detector,
             minimum=minimum,
             seed=seed,
-            limits=Limits(pictures, fields, threads),
+            limits=Limits(pictures, fields, views, threads),
         )
     ]
     title = name or _name(run, classifier, attribute_head, model)
@@ -449,7 +458,8 @@ def _print_sweep(result: SweepResult) -> None:
     console = Console()
     console.print(table)
     for runtime, name in result.chosen.items():
-        console.print(f"{result.head}, {runtime}: ship {name} ({result.judged_on})")
+        word = "for a trial" if result.trial else "ship"
+        console.print(f"{result.head}, {runtime}: {word} {name} ({result.judged_on})")
     if not result.chosen:
         why = "no candidate passes" if result.judged_on else "no labels, so nothing is chosen"
         console.print(f"{result.head}: {why}")

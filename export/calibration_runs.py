@@ -245,6 +245,7 @@ def sweep_head(
         by_loss=tuple(by_loss(results)),
         by_size=tuple(candidate_name(each) for each in by_size(results)),
         chosen={key: candidate_name(each) for key, each in choose(results).items()},
+        trial=subject.trial,
     )
 
 

@@ -68,6 +68,7 @@ class Subject:
         figure: what the judge gives.
         allowed_points: that the parity gate lets a domain lose.
         pictures: the calibration set, when whole fields were drawn.
+        trial: not all pictures are looked at.
     """
 
     head: str
@@ -83,21 +84,35 @@ class Subject:
     figure: str
     allowed_points: float
     pictures: CalibrationSet | None = None
+    trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is looked at; None is all. For a trial, never for a choice.
+    """How much is looked at; None is all. What leaves pictures out is a trial and chooses nothing.
 
     Attributes:
         pictures: calibration pictures, or training cells of a head.
-        fields: judged on, per domain, or pictures of a head in all.
+        fields: judged on, per domain, or pictures of a head in all; each in one view.
+        views: mirrored views of each field, at most; None takes as many as the gate does.
         threads: fields judged at once.
     """
 
     pictures: int | None = None
     fields: int | None = None
+    views: int | None = None
     threads: int = 1
+
+    @property
+    def trial(self) -> bool:
+        """Whether anything is left out."""
+        return self.pictures is not None or self.fields is not None
+
+    def views_of(self, wanted: int) -> int:
+        """How many of the wanted views are looked at."""
+        if self.fields is not None:
+            return 1
+        return wanted if self.views is None else min(wanted, self.views)
 
 
 def detector_subject(
@@ -147,10 +162,8 @@ def detector_subject(
     else:
         check_calibration_set(drawn, minimum=minimum, evaluation_hashes=evaluated)
     folders = {pool.domain: pool.folder for pool in run.pools()}
-    views = views_to_tell(fields)
+    views = {name: limits.views_of(wanted) for name, wanted in views_to_tell(fields).items()}
     looked_at = {name: spread(group, limits.fields) for name, group in fields.items()}
-    if limits.fields is not None:
-        views = dict.fromkeys(looked_at, 1)
 
     def judge(model: bytes) -> dict[str, float]:
         finds = find_in_domains(spec, model, looked_at, threads=limits.threads, views=views)
@@ -313,6 +326,7 @@ def _of_pictures(
         figure="AP50-95",
         allowed_points=ALLOWED_POINTS,
         pictures=drawn,
+        trial=limits.trial,
     )
 
 
@@ -344,21 +358,25 @@ def _of_cells(
         judged_digest=_judged_digest(judged.files("val"), {"": views}),
         figure="macro-F1",
         allowed_points=ALLOWED_HEAD_POINTS,
+        trial=limits.trial,
     )
 
 
 def _judged_cells(cells: OpenedCells, limits: Limits) -> tuple[OpenedCells, int]:
     """The record with as many validation pictures as are looked at, and the views of each."""
+    views = limits.views_of(cell_views_to_tell(cells.cells, "val"))
     if limits.fields is None:
-        return cells, cell_views_to_tell(cells.cells, "val")
+        return cells, views
     chosen = tuple(spread(cells.cells.of_split("val"), limits.fields))
-    return OpenedCells(cells.cells.model_copy(update={"pictures": chosen}), cells.root), 1
+    return OpenedCells(cells.cells.model_copy(update={"pictures": chosen}), cells.root), views
 
 
 def _in_words(what: str, views: int, limits: Limits) -> str:
     if limits.fields is not None:
         return f"{what} only, for a trial"
-    return what if views == 1 else f"{what}, each in up to {views} views"
+    if views == 1:
+        return f"{what}, each in one view"
+    return f"{what}, each in up to {views} views"
 
 
 def _judged_digest(files: Sequence[Path], views: Mapping[str, int]) -> str:

@@ -7,6 +7,7 @@ Page and manifest are made of the same object, so they cannot say different thin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,7 @@ from edge_runtime.bundle import (
 )
 from edge_runtime.errors import DataError
 from edge_runtime.film_report import RESEARCH_USE
+from export.bundle_writer import BundleDraft
 
 CARD_NAME = "model_card.md"
 # A table of more columns does not fit a page.
@@ -115,6 +117,21 @@ def model_card(
         for domain, measured in metrics.items()
     }
     return card_of(text, figures, metrics_of=metrics_of)
+
+
+def with_card(draft: BundleDraft) -> BundleDraft:
+    """A draft with the page that says what it is; an earlier one goes."""
+    page = render_card(
+        draft.model_card,
+        draft.detector,
+        draft.calibration,
+        bundle_id=f"{draft.name}-{draft.version}",
+        classifier=draft.classifier,
+        attribute_head=draft.attribute_head,
+        head_cards=draft.head_cards,
+        domain=draft.domain,
+    )
+    return replace(draft, contents={**draft.contents, CARD_NAME: page.encode()})
 
 
 def render_card(

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from export.bundle_writer import BundleDraft
     from export.head_export import HeadSources
     from export.heads import HeadOptions
+    from export.int8_plan import SweepChoice
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -84,6 +85,13 @@ _LargestMb = Annotated[
 _BlastPoints = Annotated[
     float, typer.Option(min=0, help="points of blast recall a classifier may lose to int8")
 ]
+_Sweep = Annotated[
+    Path | None,
+    typer.Option(
+        help="sweep.json of `calibrate sweep`: takes its choice of method and of blocks left in "
+        "float, for the heads that it swept"
+    ),
+]
 AUTO_HEAD = "auto"
 _HEADS = {AUTO_HEAD: None, "classic": False, "one-to-one": True}
 _Head = Annotated[
@@ -130,6 +138,7 @@ def bundle(
     calibration_method: Annotated[
         str, typer.Option(help="minmax, percentile, mse, entropy, or best to try all")
     ] = "minmax",
+    sweep: _Sweep = None,
     calibration_set: Annotated[
         Path | None, typer.Option(help="record of an earlier draw to use again, JSON")
     ] = None,
@@ -199,6 +208,7 @@ def bundle(
         attribute_head=attribute_head,
         attribute_card=attribute_card,
     )
+    swept = _swept(sweep)
     options = ExportOptions(
         name=name or training.name,
         version=version,
@@ -207,6 +217,7 @@ def bundle(
         calibration_minimum=calibration_minimum,
         seed=seed,
         method=calibration_method,
+        chosen=swept.get("detector"),
         calibration_set=None if calibration_set is None else _read_record(calibration_set),
         allowed_points=allowed_points,
         score=score,
@@ -246,6 +257,7 @@ def bundle(
             HeadOptions(
                 date=options.date,
                 method=calibration_method,
+                chosen=swept,
                 cells=calibration_cells,
                 minimum=minimum_cells,
                 seed=seed,
@@ -285,6 +297,7 @@ def add_heads(
     calibration_method: Annotated[
         str, typer.Option(help="minmax, percentile, mse, entropy, or best to try all")
     ] = "best",
+    sweep: _Sweep = None,
     seed: Annotated[int, typer.Option(min=0, help="of the calibration draw")] = 0,
     allowed_head_points: _HeadPoints = ALLOWED_HEAD_POINTS,
     outside_differential: _Outside = _OUTSIDE,
@@ -325,6 +338,7 @@ def add_heads(
     options = HeadOptions(
         date=measurement_day(date, os.environ),
         method=calibration_method,
+        chosen=_swept(sweep),
         cells=calibration_cells,
         minimum=minimum_cells,
         seed=seed,
@@ -415,6 +429,12 @@ def _write(draft: BundleDraft, out: Path, largest_mb: float | None = None) -> No
     total = sum(len(content) for content in written.contents.values())
     typer.echo(f"{out}: {written.id}, {total / 1e6:.1f} MB, sha256 {written.sha256}")
     typer.echo(RESEARCH_USE)
+
+
+def _swept(path: Path | None) -> dict[str, SweepChoice]:
+    from export.int8_plan import load_sweep
+
+    return {} if path is None else load_sweep(path)
 
 
 def _read_record(path: Path) -> CalibrationSet:

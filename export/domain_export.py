@@ -18,7 +18,7 @@ from edge_runtime.bundle import Artifact, DetectorSpec, DomainSpec, ValidatedDom
 from edge_runtime.domain_score import Float64Array
 from edge_runtime.errors import DataError, SettingsError
 from export.bundle_writer import BundleDraft
-from export.cards import CARD_NAME, render_card
+from export.cards import with_card
 
 STATISTICS_NAME = "domain.f32"
 _SAY_EVERY = 200
@@ -191,18 +191,5 @@ def _models(draft: BundleDraft) -> tuple[str, dict[str, bytes]]:
 def _joined(draft: BundleDraft, fit: DomainFit) -> BundleDraft:
     gone = {draft.domain.statistics} if draft.domain is not None else set()
     kept = {path: content for path, content in draft.contents.items() if path not in gone}
-    page = render_card(
-        draft.model_card,
-        draft.detector,
-        draft.calibration,
-        bundle_id=f"{draft.name}-{draft.version}",
-        classifier=draft.classifier,
-        attribute_head=draft.attribute_head,
-        head_cards=draft.head_cards,
-        domain=fit.spec,
-    )
-    return replace(
-        draft,
-        domain=fit.spec,
-        contents={**kept, fit.spec.statistics: fit.statistics, CARD_NAME: page.encode()},
-    )
+    contents = {**kept, fit.spec.statistics: fit.statistics}
+    return with_card(replace(draft, domain=fit.spec, contents=contents))

@@ -24,7 +24,7 @@ from edge_runtime.preprocess import fit_window, tensor_of
 from edge_runtime.types import Float32Array
 from export import float_onnx
 from export.bundle_writer import BundleDraft
-from export.cards import CARD_NAME, CardText, render_card
+from export.cards import CardText, with_card
 from export.feature_maps import check_feature_maps, expose_feature_maps
 from export.heads import (
     DetectorGraphs,
@@ -202,17 +202,7 @@ def _described(draft: BundleDraft) -> BundleDraft:
         sentences = files("edge_runtime.film").joinpath("description.toml").read_bytes()
         contents = {**contents, DESCRIPTION_NAME: sentences}
         draft = replace(draft, description=DESCRIPTION_NAME)
-    page = render_card(
-        draft.model_card,
-        draft.detector,
-        draft.calibration,
-        bundle_id=f"{draft.name}-{draft.version}",
-        classifier=draft.classifier,
-        attribute_head=draft.attribute_head,
-        head_cards=draft.head_cards,
-        domain=draft.domain,
-    )
-    return replace(draft, contents={**contents, CARD_NAME: page.encode()})
+    return with_card(replace(draft, contents=contents))
 
 
 def _card(text: CardText | None, flag: str) -> CardText:

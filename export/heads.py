@@ -39,7 +39,7 @@ from edge_runtime.bundle import (
 from edge_runtime.errors import DataError, SettingsError
 from edge_runtime.film.blasts import blast_classes
 from edge_runtime.preprocess import crop_tensor
-from export.assembly import BEST, METHOD_CHOICES, ArtifactFacts, runs_here
+from export.assembly import METHOD_CHOICES, ArtifactFacts, runs_here
 from export.cards import CardText
 from export.graph import convolution_work, load_graph
 from export.half import also_artifact, unquantised
@@ -51,6 +51,7 @@ from export.head_evaluation import (
     feature_feeds,
     judge_cells,
 )
+from export.int8_plan import BEST, Int8Plan, SweepChoice, plans_to_try
 from export.parity import (
     ALLOWED_BLAST_POINTS,
     ALLOWED_HEAD_POINTS,
@@ -79,6 +80,8 @@ class HeadOptions:
     Attributes:
         date: of the measurement, as written into the card.
         method: how ranges are found; ``best`` tries all and takes the one that loses least.
+        chosen: by head a sweep's choice of method and blocks left in float, which overrules
+            ``method``; a head that is not in it is made by ``method``.
         cells: training cells that set the ranges, at most.
         minimum: fewer are refused.
         allowed_points: of macro-F1, that any domain may lose.
@@ -91,6 +94,7 @@ class HeadOptions:
 
     date: str
     method: str = BEST
+    chosen: Mapping[str, SweepChoice] | None = None
     cells: int = DEFAULT_CELLS
     minimum: int = DEFAULT_MINIMUM_CELLS
     seed: int = 0
@@ -396,26 +400,33 @@ def _choose(
     """Per runtime family the method asked for, or the one that costs it least."""
     variants = {_FLOAT: float_model}
     wanted = tensors_to_measure(float_model)
-    for method in METHODS:
-        if options.method not in (method, BEST):
-            continue
+    swept = (options.chosen or {}).get(head)
+    if swept is not None:
+        swept.check(head, float_model)
+    plans: dict[str, Int8Plan] = {}
+    for plan in plans_to_try(options.method, options.runtimes, swept):
+        plans[f"{plan.runtime} {plan.method}"] = plan
+    for method in sorted({plan.method for plan in plans.values()}, key=METHODS.index):
         say(f"{head}: ranges on {drawn.count} training cells, {method}")
         ranges = measure_ranges(float_model, wanted, feeds, method=method)
-        for runtime in options.runtimes:
-            variants[f"{runtime} {method}"] = _MAKERS[runtime](float_model, ranges)
+        for name, plan in plans.items():
+            if plan.method == method:
+                make = _MAKERS[plan.runtime]
+                variants[name] = make(float_model, ranges, keep_float=plan.kept(float_model))
     say(f"{head}: float and {len(variants) - 1} int8 variants on validation cells")
     figures = measure(variants, "onnxruntime")
     chosen: dict[Runtime, _Quantised] = {}
     for name, model in variants.items():
         if name == _FLOAT:
             continue
-        runtime, found_by = _runtime_of(name), name.split()[1]
+        runtime, plan = _runtime_of(name), plans[name]
         parity = parity_gate(figures[_FLOAT], figures[name], allowed_points=options.allowed_points)
         worst = parity.worst
         say(f"{head}, {name}: {worst.lost_points:+.2f} macro-F1 points lost, on {worst.domain}")
         before = chosen.get(runtime)
         if before is None or worst.lost_points < before.parity.worst.lost_points:
-            chosen[runtime] = _Quantised(_artifact(head, runtime, found_by, drawn), model, parity)
+            chosen[runtime] = _Quantised(_artifact(head, plan, drawn), model, parity)
+    chosen = {runtime: chosen[runtime] for runtime in options.runtimes}
     gate = [
         GateRow(each.artifact.path, "onnxruntime", "macro-F1", each.parity)
         for each in chosen.values()
@@ -443,14 +454,14 @@ def _runtime_of(variant: str) -> Runtime:
     return "cpu" if variant.split(maxsplit=1)[0] == "cpu" else "tensorrt"
 
 
-def _artifact(head: HeadName, runtime: Runtime, method: str, drawn: DrawnCells) -> Artifact:
+def _artifact(head: HeadName, plan: Int8Plan, drawn: DrawnCells) -> Artifact:
     return Artifact(
-        path=f"{head}.{runtime}.int8.onnx",
-        runtime=runtime,
+        path=f"{head}.{plan.runtime}.int8.onnx",
+        runtime=plan.runtime,
         precision="int8",
         quantisation=(
-            f"{_KINDS[runtime]}; ranges of {drawn.count} training cells, {method}, digest "
-            f"{drawn.digest[:16]}"
+            f"{_KINDS[plan.runtime]}{plan.left_out}; ranges of {drawn.count} training cells, "
+            f"{plan.method}, digest {drawn.digest[:16]}"
         ),
     )
 

@@ -60,6 +60,7 @@ class _GraphWriter:
         self._weights = {tensor.name: tensor for tensor in self._graph.initializer}
         self._nodes: list[Any] = []
         self._added: dict[str, Any] = {}
+        self._scales: dict[str, NDArray[np.float32]] = {}
 
     def weight(self, name: str) -> NDArray[np.float32] | None:
         """A float weight's values, or None when the tensor is none."""
@@ -93,11 +94,21 @@ class _GraphWriter:
         return rounded
 
     def append_numbers(self, name: str, numbers: NDArray[Any], scale: NDArray[np.float32]) -> str:
-        """Adds stored integers with one scale per first axis; returns their float name."""
+        """Adds stored integers with one scale per first axis; returns their float name.
+
+        Layers that share a weight or a bias share its integers only where they share the
+        scale: a bias is counted in steps of its own layer's input.
+        """
         from onnx import helper
 
+        own, copies = name, 0
+        while (known := self._scales.get(own)) is not None and not np.array_equal(known, scale):
+            copies += 1
+            own = f"{name}/{copies}"
+        name = own
         rounded = f"{name}/rounded"
-        if f"{name}/int8" not in self._added:
+        if known is None:
+            self._scales[name] = scale
             parameters = [
                 self._constant(f"{name}/int8", numbers),
                 self._constant(f"{name}/scale", scale),
@@ -132,9 +143,11 @@ def tensors_to_measure(model: bytes) -> list[str]:
     """Activations whose range either kind of graph needs, in graph order.
 
     Raises:
-        DataError: not an ONNX model.
+        DataError: not an ONNX model, or one that is quantised already.
     """
     graph = load_graph(model)
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.graph.node):
+        raise DataError("quantisation: the model is quantised already; give the float one")
     name_nodes(graph)
     cpu = _cpu_region(graph)
     names = [*_cpu_tensors(graph, cpu), *_convolution_inputs(graph)]

@@ -22,6 +22,7 @@ from edge_runtime.signature import (
     Signature,
     key_id_of,
     manifest_message,
+    read_key_file,
     signatures_to_bytes,
 )
 
@@ -181,7 +182,15 @@ def write_key_file(file: KeyFile, path: Path) -> None:
     """Writes a public key file.
 
     Raises:
+        SettingsError: something other than a public key file is there, such as a private key.
         StoreError: it cannot be written.
     """
+    if path.exists():
+        try:
+            read_key_file(path)
+        except SettingsError as error:
+            raise SettingsError(
+                f"{path}: exists, is no public key file and is not overwritten; name another"
+            ) from error
     with replacing(path) as handle:
         handle.write(file.to_bytes())

@@ -125,6 +125,8 @@ if [ ! -f "$place/complete" ]; then
         "$place/bin/python" "$pip/pip" install --quiet --no-index --no-cache-dir \
         --disable-pip-version-check --root-user-action=ignore --ignore-installed "$@" ||
         fail "the wheels do not install here; collect them for this Python and processor"
+    # After a power cut there is no mark, or everything that it vouches for.
+    sync
     touch "$place/complete"
 fi
 ln -sfn "versions/$version" "$root/opt/leukoscope/current.new"
@@ -187,6 +189,7 @@ for bundle in "$payload"/bundles/*.zip; do
         say "$bundle: not installed; see above, mend it and drop it into the inbox"
 done
 
+sync
 touch "$root/var/lib/leukoscope/first-boot.done"
 [ -z "$running" ] || systemctl start --no-block leukoscope-inbox.path
 if leukoscope doctor; then

@@ -111,8 +111,11 @@ def install(device: Device, source: Path, *, allow_downgrade: bool = False) -> I
         StoreError: the root cannot be written, is full, or another command works on it.
         SettingsError: a key is there twice.
     """
-    trust = device.root.trusted_keys(at=device.clock())
+    # Where no key is trusted, nothing is even made.
+    device.root.trusted_keys(at=None)
     with _working(device):
+        # Read while nobody else changes them: a key may have been revoked a moment ago.
+        trust = device.root.trusted_keys(at=device.clock())
         try:
             return _install(device, source, trust, allow_downgrade)
         except (LeukoscopeError, OSError) as error:
@@ -348,6 +351,9 @@ def _disk_error(root: DeviceRoot, error: OSError) -> StoreError:
 def _stage(device: Device, bundle: Bundle, slot: SlotName, trust: TrustedKeys) -> None:
     """The verified bytes, as one file on the disk beside the slot's bundle, read back."""
     root, files = device.root, device.files
+    incoming = root.incoming(slot)
+    # What a power cut left behind must not take the room of what comes now.
+    files.remove(incoming)
     size = sum(map(len, bundle.files.values()))
     free = shutil.disk_usage(root.path).free
     if free < size + _SPARE_BYTES:
@@ -355,7 +361,6 @@ def _stage(device: Device, bundle: Bundle, slot: SlotName, trust: TrustedKeys) -
             f"device {root.path}: {free / 1e6:.1f} MB free, {bundle.id} needs "
             f"{(size + _SPARE_BYTES) / 1e6:.1f} MB; free some space there"
         )
-    incoming = root.incoming(slot)
     try:
         files.write(incoming, plain_zip(bundle.files))
         files.fsync(incoming)

@@ -17,10 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_runtime.device.files import DurableFiles
 from edge_runtime.errors import BundleError, StoreError
+from edge_runtime.manifest import VERSION_PATTERN
 
 SlotName = Literal["a", "b"]
 SLOTS: tuple[SlotName, SlotName] = ("a", "b")
-_VERSION = r"^[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}$"
 _LARGEST_RECORD_BYTES = 64 * 1024
 _SEAL = "seal"
 
@@ -45,7 +45,7 @@ class DeviceState(_Strict):
     format: Literal[1] = 1
     active: SlotName
     previous: SlotName | None
-    highest: str = Field(pattern=_VERSION)
+    highest: str = Field(pattern=VERSION_PATTERN)
     sequence: int = Field(ge=1)
 
 
@@ -54,7 +54,7 @@ class SlotProof(_Strict):
 
     format: Literal[1] = 1
     bundle_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    version: str = Field(pattern=_VERSION)
+    version: str = Field(pattern=VERSION_PATTERN)
     sequence: int = Field(ge=1)
     installed_at: str
     self_test: tuple[str, ...]

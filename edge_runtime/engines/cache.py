@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import platform as machine_platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ from edge_runtime.errors import BackendError
 FOLDER_VARIABLE = "LEUKOSCOPE_ENGINES"
 # What chooses the folder on the command line.
 _FLAG = "--engines"
+_OWN_NAMES = re.compile(r"[0-9a-f]{32}\.(json|engine)|tensorrt(-rtx)?-.+-[0-9.+]+\.timing")
 # What distinguishes a Jetson's libraries from a server's of the same processor.
 _TEGRA_MARK = Path("etc/nv_tegra_release")
 
@@ -234,9 +236,9 @@ class EngineCache:
         return self.folder / f"{name}.timing"
 
     def _files(self, pattern: str) -> list[Path]:
-        # Hidden ones are being written at this moment.
+        # No other name is of the cache: a wrong --engines must not clear somebody's JSON files.
         found = self.folder.glob(pattern) if self.folder.is_dir() else ()
-        return sorted(path for path in found if not path.name.startswith("."))
+        return sorted(path for path in found if _OWN_NAMES.fullmatch(path.name))
 
     def _record(self, path: Path) -> EngineRecord | None:
         try:

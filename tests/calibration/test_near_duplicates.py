@@ -79,6 +79,15 @@ def test_no_pair_is_missed_and_none_invented(seed: int, limit: int, count: int) 
     assert near_pairs(hashes, kinds, distance=limit) == expected
 
 
+def test_a_pair_that_differs_in_every_band_but_one_is_found() -> None:
+    bits = np.zeros((2, HASH_BYTES * 8), np.uint8)
+    for band in np.array_split(np.arange(HASH_BITS), 8):
+        bits[1, band[0]] = 1
+    hashes = [np.packbits(row).tobytes() for row in bits]
+    assert near_pairs(hashes, ["train", "test"], distance=8) == [Pair(0, 1, 8)]
+    assert near_pairs(hashes, ["train", "test"], distance=7) == []
+
+
 def test_pictures_of_one_split_are_not_compared() -> None:
     same = [pattern_hash(picture(0))] * 3
     assert near_pairs(same, ["train"] * 3) == []

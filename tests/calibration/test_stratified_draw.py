@@ -139,6 +139,17 @@ def test_what_is_near_an_evaluated_picture_is_not_drawn(tmp_path: Path, spec: In
         draw_stratified([given], spec, minimum=1, evaluated=[same])
 
 
+def test_a_search_for_duplicates_that_did_not_end_is_no_answer(
+    tmp_path: Path, spec: InputSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = field(1)
+    alike = [np.asarray(cv2.resize(one, (side, side)), np.uint8) for side in (200, 220, 240)]
+    given = pool(tmp_path, "a", [*alike, field(2)])
+    monkeypatch.setattr("calibration.stratified_draw._MOST_PAIRS", 2)
+    with pytest.raises(DataError, match=r"2 pairs of pictures are nearly the same.*thin"):
+        draw_stratified([given], spec, minimum=1)
+
+
 def test_too_few_say_what_was_passed_over(tmp_path: Path, spec: InputSpec) -> None:
     one = field(1)
     bigger = np.asarray(cv2.resize(one, (260, 208)), np.uint8)
@@ -160,6 +171,20 @@ def test_labels_are_found_beside_images(tmp_path: Path) -> None:
     label.write_text("0 .5 .5\n")
     with pytest.raises(DataError, match=r"f\.txt:1: 3 columns"):
         label_counter()(picture, field(0))
+
+
+def test_a_held_out_folder_without_pictures_is_a_slip(tmp_path: Path) -> None:
+    given = pool(tmp_path, "a", [field(1)])
+    (tmp_path / "judged").mkdir()
+    out = tmp_path / "set.json"
+    answer = CliRunner().invoke(
+        app,
+        ["sample", f"--folder=a={given.folder}", f"--held-out={tmp_path / 'judged'}",
+         f"--out={out}", "--minimum=1", "--cells-from=none"],
+    )  # fmt: skip
+    assert isinstance(answer.exception, DataError)
+    assert "no picture in it" in str(answer.exception)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(("who", "said"), [("detector", "detector of"), ("none", None)])

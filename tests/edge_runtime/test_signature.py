@@ -8,7 +8,7 @@ import random
 import shutil
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -371,3 +371,15 @@ def test_names_out_of_order_are_another_file(made: Path) -> None:
     parts = list(plain_zip({"a": b"1", "b": b"2"}))
     made.write_bytes(b"".join([*parts[2:4], *parts[:2], *parts[4:]]))
     assert "not laid out" in refusal(made)
+
+
+def test_a_name_that_stands_twice_in_a_signed_file_is_refused(tmp_path: Path) -> None:
+    class Twice(dict[str, bytes]):
+        def __iter__(self) -> Iterator[str]:
+            return iter([*self.keys(), max(self.keys())])
+
+    files = Twice(signed_files(KEY))
+    place = tmp_path / "twice.zip"
+    place.write_bytes(b"".join(plain_zip(files)))
+    with pytest.raises(BundleError, match="not laid out"):
+        open_bundle(place, trust=TRUST)

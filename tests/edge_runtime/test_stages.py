@@ -251,7 +251,19 @@ def test_other_tensors_beside_the_named_ones_are_no_fault(toy_bundle: Bundle) ->
     detector_of(toy_bundle, _Tensors(GOOD_IN, [("proto", (1, 32)), *GOOD_OUT]))
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0, 1e30])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 4])
+def test_a_field_that_a_model_cannot_judge_is_no_empty_field(
+    toy_bundle: Bundle, value: float, row: int
+) -> None:
+    answer = np.zeros((1, 5, 882), np.float32)
+    answer[0, row, 0] = value
+    detector = detector_of(toy_bundle, _Tensors(GOOD_IN, GOOD_OUT, answer))
+    with pytest.raises(BackendError, match="1 values that are no numbers"):
+        detector.examine(frame(160, 160, []))
+
+
+@pytest.mark.parametrize("value", [0.0, 1e30, -1e30])
 @pytest.mark.parametrize("row", [0, 2, 4])
 def test_rubbish_from_a_model_is_no_rubbish_in_the_report(
     toy_bundle: Bundle, value: float, row: int

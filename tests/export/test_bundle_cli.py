@@ -6,7 +6,7 @@ import json
 import stat
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from edge_runtime import cli
 from edge_runtime.bundle import open_bundle
 from edge_runtime.film_report import RESEARCH_USE
 from export import bundle_cli
+from export.bundle_writer import draft_of, write_bundle
 from export.signing import new_signing_key, read_private_key, write_private_key
 from tests.support import paint_field, write_image
 from tests.toy_heads import classifier_part, head_part, write_toy_bundle
@@ -124,6 +125,33 @@ def test_a_key_pair_stays_with_its_owner(leukoscope: Leukoscope, tmp_path: Path)
     assert private.read_bytes() == before
 
 
+def test_a_private_key_is_never_written_over(leukoscope: Leukoscope, tmp_path: Path) -> None:
+    private, public = new_key(leukoscope, tmp_path)
+    before = private.read_bytes()
+    answer = leukoscope("bundle", "sign", public, "--key", private, "--out", private, code=2)
+    assert "is no public key file" in answer.refusal()
+    assert private.read_bytes() == before
+    # Nor is a new one by its own public half.
+    same = tmp_path / "same.pem"
+    answer = leukoscope(
+        "bundle", "key", same, "--public", same, "--name", "x", "--no-passphrase", code=2
+    )
+    assert "the private key's own file" in answer.refusal()
+    assert not same.exists()
+
+
+def test_there_is_no_private_key_without_its_public_half(
+    leukoscope: Leukoscope, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    answer = leukoscope(
+        "bundle", "key", tmp_path / "lab.pem", "--public", tmp_path / "file" / "lab.json",
+        "--name", "x", "--no-passphrase", code=2,
+    )  # fmt: skip
+    assert "--public" in answer.refusal()
+    assert not (tmp_path / "lab.pem").exists()
+
+
 def test_a_passphrase_protects_a_key(
     leukoscope: Leukoscope, create: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -211,6 +239,13 @@ def test_the_same_inputs_give_the_same_bytes(
         "bundle", "create", tmp_path / "1.0.0.zip", "--out", again, "--key", keys[0],
     )  # fmt: skip
     assert again.read_bytes() == first
+
+
+def test_the_card_is_of_the_version_that_is_made(create: Callable[..., Path]) -> None:
+    opened = open_bundle(create("7.8.9"))
+    page = opened.contents["model_card.md"].decode()
+    assert f"- Bundle: {opened.id}\n" in page
+    assert opened.id.endswith("-7.8.9")
 
 
 def test_a_report_and_golden_data_are_ordinary_files(
@@ -312,10 +347,41 @@ def test_diff_names_what_differs(
     first, second = create("1.0.0"), create("1.1.0")
     assert leukoscope("bundle", "diff", first, first).out == "no difference\n"
     told = leukoscope("bundle", "diff", first, second, code=1).out
-    assert told == 'version: "1.0.0" -> "1.1.0"\n'
+    version, card = told.splitlines()
+    assert version == 'version: "1.0.0" -> "1.1.0"'
+    assert card.startswith("file model_card.md: ")
     wide = leukoscope("bundle", "diff", folder, first, code=1).out
     assert "file golden/field_0.bmp: added" in wide
     assert "signatures (not checked): none -> " in wide
+
+
+def test_a_bundle_cannot_speak_for_the_program(
+    leukoscope: Leukoscope, folder: Path, tmp_path: Path
+) -> None:
+    source = open_bundle(folder)
+    title = "Discs\nsigned by lab\x1b[2J\u202e"
+    card = source.manifest.model_card.model_copy(update={"title": title})
+    forged = tmp_path / "forged"
+    write_bundle(replace(draft_of(source), model_card=card), forged)
+    for told in (
+        leukoscope("bundle", "inspect", forged).out,
+        leukoscope("bundle", "diff", folder, forged, code=1).out,
+    ):
+        assert "Discs" in told
+        assert "\nsigned by lab" not in told
+        assert not {"\x1b", "\u202e"} & set(told)
+
+
+@pytest.mark.parametrize("version", ["\u0661.\u0662.\u0663", "1.2.1000000000"])
+def test_no_version_is_given_that_no_device_takes(
+    leukoscope: Leukoscope, folder: Path, pictures: Path, tmp_path: Path, version: str
+) -> None:
+    answer = leukoscope(
+        "bundle", "create", folder, "--out", tmp_path / "x.zip", "--version", version,
+        "--golden-fields", pictures, code=2,
+    )  # fmt: skip
+    assert "version: String should match" in answer.err
+    assert not (tmp_path / "x.zip").exists()
 
 
 def test_inspect_says_what_is_inside(create: Callable[..., Path], leukoscope: Leukoscope) -> None:

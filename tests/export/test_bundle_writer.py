@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,35 @@ def test_somebodys_files_are_not_replaced(draft: BundleDraft, tmp_path: Path) ->
         write_bundle(draft, tmp_path / "notes.zip")
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
     assert (tmp_path / "notes.zip").read_bytes() == b"notes"
+
+
+@pytest.mark.parametrize("name", ["page", "page.zip"])
+def test_a_web_page_with_a_manifest_is_no_bundle(
+    draft: BundleDraft, tmp_path: Path, name: str
+) -> None:
+    files = {"manifest.json": b'{"name": "my page", "files": []}', "index.html": b"<p>mine"}
+    if name.endswith(".zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            for path, content in files.items():
+                archive.writestr(path, content)
+    else:
+        (tmp_path / name).mkdir()
+        for path, content in files.items():
+            (tmp_path / name / path).write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(StoreError, match="exists and"):
+        write_bundle(draft, tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_bundle_with_something_beside_it_is_not_replaced(
+    draft: BundleDraft, tmp_path: Path
+) -> None:
+    write_bundle(draft, tmp_path / "bundle")
+    (tmp_path / "bundle" / "thesis.docx").write_bytes(b"years")
+    with pytest.raises(StoreError, match="exists and"):
+        write_bundle(draft, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "thesis.docx").read_bytes() == b"years"
 
 
 def test_an_empty_folder_is_filled(draft: BundleDraft, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from export.calibration_subjects import (
     classifier_subject,
     detector_subject,
 )
+from export.int8_plan import load_sweep
 from export.training_run import TrainingRun
 from tests.export.conftest import square_detector
 from tests.export.toy_heads import (
@@ -198,6 +199,20 @@ def test_a_sweep_goes_on_where_it_stopped(subject: Subject, tmp_path: Path) -> N
     assert resumed.chosen == whole.chosen
 
 
+def test_fewer_views_judge_every_field_and_are_no_trial(
+    run: TrainingRun, float_model: bytes
+) -> None:
+    def judged(limits: Limits) -> Subject:
+        return detector_subject(run, float_model, minimum=20, limits=limits)
+
+    whole, once, trial = judged(Limits()), judged(Limits(views=1)), judged(Limits(fields=4))
+    fields = sum(len(group) for group in run.validation_fields().values())
+    assert once.judged_on == f"{fields} validation fields, each in one view"
+    assert "views" in whole.judged_on
+    assert whole.judged_digest != once.judged_digest
+    assert (whole.trial, once.trial, trial.trial) == (False, False, True)
+
+
 def test_heads_of_cells_are_judged_too(tmp_path: Path) -> None:
     from calibration.labelled_cells import open_cells
 
@@ -253,7 +268,9 @@ def test_the_commands_write_pages_that_fetch_nothing(
     sweep = ["sweep", *given, f"--out={tmp_path / 's'}", "--runtime=cpu", "--method=minmax"]
     answer = CliRunner().invoke(app, [*sweep, "--method=entropy", "--exclude=1"])
     assert answer.exit_code == 0, answer.output
-    assert "ship cpu" in answer.output
+    assert "for a trial cpu" in answer.output
+    with pytest.raises(DataError, match="it was a trial"):
+        load_sweep(tmp_path / "s" / "sweep.json")
     assert "ship cpu" in (tmp_path / "s" / "sweep.html").read_text()
     heads = json.loads((tmp_path / "s" / "sweep.json").read_text())["heads"]
     assert len(heads[0]["by_loss"]) == 4
@@ -290,6 +307,8 @@ def test_without_labels_outputs_are_compared_and_nothing_is_chosen(
         ([], "nothing to calibrate"),
         (["--method=best"], "'best': choose one of minmax"),
         (["--runtime=gpu"], "'gpu': choose one of cpu"),
+        # Before hours of measuring, not after them.
+        (["--date=yesterday"], "give it as YYYY-MM-DD"),
         (["--classifier=x"], "--data"),
         (["--attribute-head=x", "--data=."], "--detector"),
     ],

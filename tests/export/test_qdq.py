@@ -184,6 +184,20 @@ def test_a_dead_channel_and_a_silent_activation_do_no_harm(
     assert np.isfinite(found).all()
 
 
+def test_a_model_that_is_quantised_already_is_refused(
+    float_model: bytes, ranges: dict[str, Range]
+) -> None:
+    with pytest.raises(DataError, match="quantised already; give the float one"):
+        tensors_to_measure(quantise_for_cpu(float_model, ranges))
+
+
+def test_pictures_that_the_model_does_not_take_are_one_line(float_model: bytes) -> None:
+    wrong = np.zeros((1, 3, 8, 9), np.float32)
+    with pytest.raises(DataError, match="does not run on these pictures") as refusal:
+        measure_ranges(float_model, tensors_to_measure(float_model), lambda: [wrong])
+    assert "\n" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("quantise", BOTH)
 def test_an_activation_without_a_range_is_refused(
     float_model: bytes, ranges: dict[str, Range], quantise: Any
@@ -211,3 +225,60 @@ def test_same_input_same_bytes_in_another_process(
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     assert (tmp_path / "cpu").read_bytes() == quantise_for_cpu(float_model, ranges)
     assert (tmp_path / "trt").read_bytes() == quantise_for_tensorrt(float_model, ranges)
+
+
+def test_layers_that_share_weights_and_bias_count_in_their_own_steps() -> None:
+    """As a head does that is laid over several maps: each has an input of another range."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "w": rng.normal(size=(4, 4, 1, 1)),
+        "b": np.array([5, -3, 2, 1]),
+        "louder": 50 * np.eye(4).reshape(4, 4, 1, 1),
+    }
+    # The last convolution stays in float.
+    chain = [("x", "w", "b"), ("c0", "louder"), ("c1", "w", "b"), ("c2", "louder")]
+    nodes = []
+    for place, inputs in enumerate(chain):
+        nodes.append(onnx.helper.make_node("Conv", inputs, [f"s{place}"], name=f"conv{place}"))
+        nodes.append(onnx.helper.make_node("Relu", [f"s{place}"], [f"c{place}"]))
+    shape = [1, 4, 8, 8]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("x", 1, shape)], [value("c3", 1, shape)],
+        [onnx.numpy_helper.from_array(a.astype(np.float32), name) for name, a in arrays.items()],
+    )  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    seen = [rng.random(shape, np.float32) for _ in range(4)]
+    measured = measure_ranges(model, tensors_to_measure(model), lambda: seen)
+    by_name, makers, stored = parts(quantise_for_cpu(model, measured))
+    for name in ("conv0", "conv2"):
+        data, weight, bias = (makers[each].input for each in by_name[name].input)
+        steps = stored[data[1]] * stored[weight[1]]
+        np.testing.assert_allclose(stored[bias[1]], steps, rtol=1e-6)
+        np.testing.assert_allclose(stored[bias[0]] * stored[bias[1]], arrays["b"], rtol=1e-2)
+    assert sum(array.dtype == np.int8 and array.ndim == 4 for array in stored.values()) == 2
+
+
+def test_a_bias_far_above_its_weights_stays_what_it_is() -> None:
+    """Counted in steps of tiny weights, it would not fit into 32 bits."""
+    weights = np.full((2, 3, 1, 1), 1e-6, np.float32)
+    bias = np.array([900.0, -7.0], np.float32)
+    value, shape = onnx.helper.make_tensor_value_info, [1, 3, 8, 8]
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w", "b"], ["c"], name="first"),
+        onnx.helper.make_node("Relu", ["c"], ["r"]),
+        onnx.helper.make_node("Conv", ["r", "last"], ["y"], name="second"),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes, "g", [value("x", 1, shape)], [value("y", 1, [1, 1, 8, 8])],
+        [onnx.numpy_helper.from_array(weights, "w"), onnx.numpy_helper.from_array(bias, "b"),
+         onnx.numpy_helper.from_array(np.ones((1, 2, 1, 1), np.float32), "last")],
+    )  # fmt: skip
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    seen = np.random.default_rng(0).random(shape, np.float32)
+    measured = measure_ranges(model, tensors_to_measure(model), lambda: [seen])
+    by_name, makers, stored = parts(quantise_for_cpu(model, measured))
+    kept = makers[by_name["first"].input[2]].input
+    np.testing.assert_allclose(stored[kept[0]] * stored[kept[1]], bias, rtol=1e-3)

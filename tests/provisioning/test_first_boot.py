@@ -92,11 +92,14 @@ def test_the_inbox_sorts_bundles_by_what_the_device_says(repository: Path, tmp_p
     for name in ("good.zip", "bad.zip", "half.zip.part"):
         (inbox / name).write_bytes(b"bundle")
     (inbox / "link.zip").symlink_to("/etc/passwd")
+    key = tmp_path / "key.json"
+    key.write_text("trusted")
+    (inbox / ".bad.zip.log").symlink_to(key)
     script = repository / "provisioning/libexec/leukoscope-inbox"
 
     def call() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["sh", str(script), str(inbox), str(settings), str(command)],
+            ["sh", str(script), str(inbox), str(settings), str(command), "0.05"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 
@@ -114,7 +117,26 @@ def test_the_inbox_sorts_bundles_by_what_the_device_says(repository: Path, tmp_p
     assert "not a plain file" in (inbox / "refused/link.zip.log").read_text()
     assert (inbox / "half.zip.part").exists()
     assert not list(inbox.glob("*.zip"))
+    assert key.read_text() == "trusted", "nothing is written through a link in the inbox"
     assert call().returncode == 0
+
+
+def test_the_inbox_moves_nothing_into_a_folder_that_others_chose(
+    repository: Path, tmp_path: Path
+) -> None:
+    inbox, slot = tmp_path / "inbox", tmp_path / "slot"
+    inbox.mkdir()
+    slot.mkdir()
+    (slot / "bundle.zip").write_bytes(b"active")
+    (inbox / "refused").symlink_to(slot)
+    (inbox / "bundle.zip").write_bytes(b"forged")
+    done = subprocess.run(
+        ["sh", repository / "provisioning/libexec/leukoscope-inbox", inbox, "x", "false", "0.05"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "refused: not a folder of this user's own" in done.stderr
+    assert (slot / "bundle.zip").read_bytes() == b"active"
 
 
 @pytest.mark.slow

@@ -78,7 +78,14 @@ def test_only_what_must_be_is_writable(provisioning: Path) -> None:
                      "DevicePolicy=closed", "IPAddressDeny=any"):  # fmt: skip
             assert f"\n{line}\n" in text, (name, line)
         assert ("\nPrivateNetwork=yes\n" in text) == (name != SERVE), name
-        assert not re.search(r"^(WatchdogSec|ReadWritePaths|PrivateDevices=yes)", text, re.M), name
+        assert not re.search(r"^(WatchdogSec|PrivateDevices=yes)", text, re.M), name
+        writable = ["/var/lib/leukoscope/inbox"] if "inbox" in name else []
+        assert re.findall(r"^ReadWritePaths=(.*)$", text, re.M) == writable, name
+    # systemd sets the mode of a StateDirectory at every start, and tmpfiles.d's is another.
+    inbox = (provisioning / "systemd" / "leukoscope-inbox.service").read_text()
+    assert re.findall(r"^StateDirectory=(.*)$", inbox, re.M) == ["leukoscope/device"]
+    folders = (provisioning / "tmpfiles.d" / "leukoscope.conf").read_text()
+    assert re.search(r"^d /var/lib/leukoscope/inbox +3770 ", folders, re.M)
     film = (provisioning / "systemd" / "leukoscope-film@.service").read_text()
     assert re.findall(r"^StateDirectory=(.*)$", film, re.M) == ["leukoscope/reports"]
     serve = (provisioning / "systemd" / SERVE).read_text()

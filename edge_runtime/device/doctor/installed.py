@@ -27,6 +27,7 @@ from edge_runtime.signature import TrustedKeys, load_trusted_keys
 _RENEW_DAYS = 30
 # Two bundles, their engines, and the report of a film with every field kept at full size.
 _SPARE_DISK_BYTES = 2_000_000_000
+_SHOWN_PATHS = 3
 
 
 def installed_rows(
@@ -92,11 +93,15 @@ def _root_rows(settings: Settings) -> Iterator[DoctorRow]:
             f"leukoscope device trust KEY.json --root {root.path}",
         )  # fmt: skip
         return
-    # Whoever can write a key here can have any bundle trusted.
-    loose = [str(path) for path in (root.path, root.keys, root.slots) if _others_may_write(path)]
+    # Whoever can write a key here can have any bundle trusted, and an engine is run as it is.
+    inside = sorted(root.path.rglob("*"))
+    loose = [str(path) for path in (root.path, *inside) if _others_may_write(path)]
     if loose:
+        shown = ", ".join(loose[:_SHOWN_PATHS])
+        rest = len(loose) - _SHOWN_PATHS
+        more = f" and {rest} more" if rest > 0 else ""
         yield DoctorRow(
-            "device root", f"{root.path}: others may write to {', '.join(loose)}", "attention",
+            "device root", f"{root.path}: others may write to {shown}{more}", "attention",
             f"sudo chmod -R go-w {root.path}",
         )  # fmt: skip
     else:

@@ -289,6 +289,17 @@ def test_a_root_that_others_may_write_to_is_told(root: Path, tmp_path: Path) -> 
     (root / "keys").chmod(0o775)
     loose = row(examine(pi(tmp_path / "pi"), pi_software(), settings), "device root")
     assert loose.value == f"{root}: others may write to {root / 'keys'}"
+    (root / "keys").chmod(0o755)
+    key = next((root / "keys").glob("*.json"))
+    key.chmod(0o666)
+    loose = row(examine(pi(tmp_path / "pi"), pi_software(), settings), "device root")
+    assert loose.value == f"{root}: others may write to {key}"
+    key.chmod(0o644)
+    for number in range(5):
+        (root / "engines" / f"{number}.engine").write_bytes(b"")
+        (root / "engines" / f"{number}.engine").chmod(0o664)
+    loose = row(examine(pi(tmp_path / "pi"), pi_software(), settings), "device root")
+    assert loose.value.endswith("2.engine and 2 more")
     assert loose.remedy == f"sudo chmod -R go-w {root}"
 
 

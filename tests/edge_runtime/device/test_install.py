@@ -416,6 +416,33 @@ def test_too_little_room_is_said_before_anything_is_written(
     assert unchanged(device) == before
 
 
+def test_what_a_power_cut_left_takes_no_room(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_in(device, "1.0.0")
+    device.root.incoming("b").write_bytes(bytes(5_000_000))
+    usage = shutil.disk_usage(device.root.path)
+
+    def room(path: Path) -> Any:
+        held = sum(each.stat().st_size for each in device.root.path.rglob("*") if each.is_file())
+        return usage._replace(free=5_000_000 - held)
+
+    monkeypatch.setattr("edge_runtime.device.install.shutil.disk_usage", room)
+    put_in(device, "2.0.0")
+    assert running(device) == "2.0.0"
+
+
+def test_a_key_revoked_while_the_command_began_does_not_count(device: Device) -> None:
+    class Revoking(DiskFiles):
+        def make_folder(self, folder: Path) -> None:
+            super().make_folder(folder)
+            revoked = public(KEY).model_copy(update={"revoked": True})
+            (device.root.keys / "lab.json").write_bytes(revoked.to_bytes())
+
+    with pytest.raises(BundleError, match="was revoked"):
+        install(replace(device, files=Revoking()), bundle_of(device.root.path.parent, "1.0.0"))
+
+
 def test_a_root_that_cannot_be_written_is_one_line(tmp_path: Path, device: Device) -> None:
     (tmp_path / "file").write_text("in the way")
     blocked = device_at(tmp_path / "file" / "device", DiskFiles())

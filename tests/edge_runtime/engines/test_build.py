@@ -181,12 +181,16 @@ def test_kernel_times_are_kept_for_the_next_build(tmp_path: Path) -> None:
 def test_clearing_takes_one_or_all(tmp_path: Path) -> None:
     api = RecordingTensorRt()
     one, two = build(tmp_path, api), build(tmp_path, api, toy_classifier())
-    (tmp_path / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "package.json", "tensorrt.timing", "steam.engine"):
+        (tmp_path / name).write_text("mine")
     cache = EngineCache(tmp_path)
     assert len(cache.remove([one.record.key])) == 2
     assert cache.records() == (two.record,)
     assert len(cache.remove()) == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert cache.unreadable() == ()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "notes.txt", "package.json", "tensorrt.timing", "steam.engine"
+    }  # fmt: skip
 
 
 def test_all_heads_of_the_shipped_bundle(shipped: Bundle, tmp_path: Path) -> None:
