@@ -17,8 +17,9 @@ from calibration.ledger import Ledger
 from calibration.ranges import Method
 from calibration.sensitivity import BlockCost, Judge, OutputError, worst_loss
 
-# Differences below this are chance on some hundred cells.
-EQUALLY_GOOD_POINTS = 0.05
+# One cell found or lost among the fifty of a domain moves a figure by that much, and sweeps of
+# neighbouring candidates scatter by more: a smaller difference is chance.
+EQUALLY_GOOD_POINTS = 0.2
 NOTHING_EXCLUDED = "none"
 
 
@@ -201,7 +202,7 @@ def choose(results: Sequence[CandidateResult]) -> dict[str, CandidateResult]:
 
     Of those that passed, the least loss; of those equally good, i.e. within
     ``EQUALLY_GOOD_POINTS``, the one with the fewest blocks in float, since each of them costs
-    speed, and then the smallest. Without labels nothing is chosen: fewer decibels of noise are
+    speed, and then the least loss. Without labels nothing is chosen: fewer decibels of noise are
     no reason to ship.
     """
     chosen = {}
@@ -214,7 +215,8 @@ def choose(results: Sequence[CandidateResult]) -> dict[str, CandidateResult]:
             if lost <= losses[0] + EQUALLY_GOOD_POINTS
         ]
         if good:
-            chosen[runtime] = min(good, key=lambda each: (len(each.blocks), each.size))
+            # ``good`` begins with the least loss, which decides between equals.
+            chosen[runtime] = min(good, key=lambda each: len(each.blocks))
     return chosen
 
 

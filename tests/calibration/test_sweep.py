@@ -132,7 +132,7 @@ def test_rankings_by_loss_and_by_size() -> None:
 def test_the_choice_passes_loses_least_and_leaves_no_block_in_float_for_nothing() -> None:
     bought = result(0.10, 30, blocks=4)
     plain = result(0.14, 20)
-    lossy = result(0.30, 10)
+    lossy = result(0.35, 10)
     assert choose([bought, lossy])["cpu"] is bought
     # Within what chance makes, four blocks in float are too dear.
     assert choose([bought, plain, lossy])["cpu"] is plain

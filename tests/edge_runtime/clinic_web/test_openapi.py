@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-schemathesis = pytest.importorskip("schemathesis", reason="leukoscope[test]")
+pytest.importorskip("schemathesis", reason="leukoscope[test]")
 
+import schemathesis
 from starlette.testclient import TestClient
 
 from edge_runtime.clinic.store.store import ClinicStore
@@ -71,9 +72,13 @@ def _text(value: Any) -> Any:
     return value if isinstance(value, (str, list)) else json.dumps(value)
 
 
-@pytest.mark.parametrize("role", ROLES)
+SLOW = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    "examples", [6, pytest.param(150, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
+    ("role", "examples"),
+    [("reviewer", 3), *(pytest.param(role, 100, marks=SLOW) for role in ROLES)],
 )
 def test_no_request_is_a_fault_of_the_program(
     clinic: Clinic,
@@ -114,7 +119,7 @@ def test_no_request_is_a_fault_of_the_program(
 
             ask()
     assert asked == sum(len(methods) for methods in document["paths"].values()) > 20
-    assert asker.answers.get(200, 0) > 20, asker.answers
+    assert asker.answers.get(200, 0) > 5 * examples, asker.answers
 
 
 def _odd(operation: Any, modes: Any) -> Any:
