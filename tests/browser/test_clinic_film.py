@@ -161,9 +161,10 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Person]:
         someone = Person(browser, address, downloads)
         someone.resize("seven")
         yield someone
+        log: Any = browser
         told = [
             each
-            for each in browser.get_log("browser")
+            for each in log.get_log("browser")
             # Told by the page itself, in words; the browser's line is no defect.
             if each["level"] == "SEVERE" and "401" not in each["message"]
         ]
