@@ -4,6 +4,7 @@
 #
 #   make demo                    the shipped bundle on the virtual microscope
 #   make demo DATA=path          the same on a folder of images or a video
+#   make clinic                  the clinic's page on a virtual microscope, until Ctrl-C
 #   make test | lint | check     tests, linters, both
 #   make slow                    the tests that take minutes
 #   make clean                   remove everything that was generated here
@@ -14,6 +15,9 @@ TRAIN_VENV ?= .venv-train
 # A folder of images, one image or a video; empty means the virtual microscope.
 DATA ?=
 OUT ?= out/demo
+# What `make clinic` shows and where it keeps films.
+SOURCE ?= paced:4:virtual:hcm_100x_c2:7:hand
+STORE ?= out/clinic
 # More flags for `leukoscope run`.
 DEMO_ARGS ?=
 # More flags for pytest.
@@ -26,7 +30,7 @@ SHELL := /bin/bash
 PIP_INSTALL = -m pip install --disable-pip-version-check --quiet -c constraints.txt
 INSTALL_INPUTS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint check slow clean
+.PHONY: help demo clinic test lint check slow clean
 
 help:
 	@sed -n '/^#   make/s/^#   //p' Makefile
@@ -34,6 +38,17 @@ help:
 demo: $(VENV)/.installed
 	@$(VENV)/bin/leukoscope run --source "$(or $(DATA),virtual)" --out "$(OUT)" $(DEMO_ARGS)
 	@echo "report: $$(cd "$(OUT)" && pwd)/report.html"
+
+# The first time it asks for the secret of the first account, then for that of one who examines
+# and signs.
+clinic: $(VENV)/.clinic
+	@test -d "$(STORE)" || { \
+	    echo "first account, an admin's:"; \
+	    $(VENV)/bin/leukoscope clinic user add "Ada Admin" --store "$(STORE)" && \
+	    echo "second account, for films; Ada's secret first:" && \
+	    $(VENV)/bin/leukoscope clinic user add "Rosa Reviewer" --role reviewer \
+	        --by "Ada Admin" --store "$(STORE)"; }
+	@$(VENV)/bin/leukoscope serve --store "$(STORE)" --source "$(SOURCE)"
 
 test: $(TRAIN_VENV)/.installed
 	$(TRAIN_VENV)/bin/python -m pytest $(TEST_ARGS)
@@ -61,6 +76,11 @@ $(VENV)/.installed: $(INSTALL_INPUTS)
 	@bash tools/make_venv.sh "$(PYTHON)" "$(VENV)"
 	@echo "installing the device side into $(VENV)"
 	@$(VENV)/bin/python $(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.clinic: $(VENV)/.installed
+	@echo "installing the clinic's page into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -e ".[clinic]"
 	@touch $@
 
 # ultralytics pulls in opencv-python, which needs the system's libGL. Both wheels write the
