@@ -1,6 +1,6 @@
-"""``leukoscope bench clinic``.
+"""``leukoscope bench clinic | saving``.
 
-Owns flags and the table. Does not own the measurement (see ``clinic``).
+Owns flags and tables. Does not own the measurements (see ``clinic``, ``saving``).
 """
 
 from __future__ import annotations
@@ -85,6 +85,40 @@ def clinic(
         raise typer.Exit(1)
 
 
+def saving(
+    fields: Annotated[int, typer.Option(min=2, help="of each film")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="films in each way of keeping")] = 3,
+    threads: Annotated[int, typer.Option(min=1, help="processor threads for inference")] = 2,
+    bundle: Annotated[
+        Path | None, typer.Option(help="bundle folder or file [default: shipped demo]")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="result file, JSON")] = Path("benchmarks")
+    / "results"
+    / "saving.json",
+) -> None:
+    """What cropping and saving take of a film's time on 12-megapixel fields."""
+    from benchmarks.machine import machine_facts, require_writable, write_result
+    from benchmarks.saving import SavingPlan, measure_saving
+    from edge_runtime.bundle import open_bundle, shipped_bundle_path
+
+    require_writable(out)
+    facts = machine_facts(datetime.now(timezone.utc))
+    result = measure_saving(
+        open_bundle(bundle or shipped_bundle_path()),
+        SavingPlan(fields, rounds, threads),
+        lambda line: typer.echo(line, err=True),
+    )
+    write_result(out, "cropping and saving on 12-megapixel fields", facts, result)
+    for row in result["rows"]:
+        verdict = "met" if row["met"] else "NOT MET"
+        typer.echo(
+            f"{verdict}: {row['kept_as']}: {100 * row['share']:.1f} % of the film's time, "
+            f"{row['ms_per_field']:.0f} ms of {row['seconds_per_field']:.2f} s a field; adds "
+            f"{100 * row['added']:.1f} %"
+        )
+
+
 def add_to(app: typer.Typer) -> None:
-    """Adds the command to ``leukoscope bench``."""
+    """Adds the commands to ``leukoscope bench``."""
     app.command("clinic")(clinic)
+    app.command("saving")(saving)

@@ -1,0 +1,178 @@
+"""What cropping and saving take of a film's time on fields of twelve megapixels.
+
+Owns this measurement: films of a virtual microscope with a large camera, as fast as they can be
+examined, kept in three ways. Does not own the film loop nor any sink.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+from typing_extensions import Self
+
+from benchmarks.machine import WorkMeter
+from edge_runtime.bundle import Bundle
+from edge_runtime.cameras.virtual import VirtualCamera
+from edge_runtime.film_run import LoadedBundle, film_runner, film_setup, load_bundle
+from edge_runtime.settings import Settings
+from edge_runtime.sinks import Sink
+from edge_runtime.types import Frame
+from edge_runtime.virtual_film import PROFILES, VirtualFilm
+
+# A 12-megapixel microscope camera behind a 100x objective; the rest is the laboratory profile's.
+_SIDES_PX = (4000, 3000)
+_PIXEL_SIZE_UM = 0.045
+AT_MOST_SHARE = 0.05
+_NOTHING = "nothing"
+# Of the best published add-on for counting on such cameras.
+PUBLISHED_SHARE = 0.52
+HOW = (
+    "Films of a virtual 12-megapixel microscope, fields made beforehand and held in memory, "
+    "examined one after the other as fast as possible. Share: seconds that cropping, encoding and "
+    "writing took, of the film's seconds; they overlap with the next field's inference. Added: how "
+    "much of the film's time they really cost, against a film of which nothing is kept, in the same "
+    "round. Medians of the rounds, which alternate between the ways of keeping."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SavingPlan:
+    """What is measured.
+
+    Attributes:
+        fields: of each film.
+        rounds: films in each way.
+        threads: processor threads for inference.
+    """
+
+    fields: int = 8
+    rounds: int = 3
+    threads: int = 2
+
+
+class _Held:
+    """Fields in memory as a camera; how fast a disk reads them is not the matter here."""
+
+    def __init__(self, frames: list[Frame]) -> None:
+        self._frames = frames
+
+    @property
+    def frame_count(self) -> int | None:
+        return len(self._frames)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in self._frames:
+            yield replace(frame, captured_at_ns=time.monotonic_ns())
+
+
+def measure_saving(
+    bundle: Bundle, plan: SavingPlan, progress: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Films kept as a report, in the store, and in the store with fields at full size.
+
+    Raises:
+        LeukoscopeError: a film cannot be run or kept.
+    """
+    profile = replace(
+        PROFILES["hcm_100x_c2"],
+        name="hcm_100x_12mp",
+        resolution=_SIDES_PX,
+        pixel_size_um=_PIXEL_SIZE_UM,
+    )
+    progress(f"{plan.fields} fields of {_SIDES_PX[0]} x {_SIDES_PX[1]} px")
+    frames = list(VirtualCamera(VirtualFilm.build(7), profile, plan.fields))
+    ways = {_NOTHING: False, "report": False, "store": False, "store, full size": True}
+    runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
+    before = WorkMeter.read()
+    for number in range(plan.rounds):
+        for way, full in ways.items():
+            settings = Settings(threads=plan.threads, save_frames=full)
+            with load_bundle(bundle, settings) as loaded, tempfile.TemporaryDirectory() as place:
+                run = _film(loaded, frames, settings, way, Path(place))
+            runs[way].append(run)
+            progress(f"round {number + 1}, {way}: {100 * run['share']:.1f} %")
+    return {
+        "how": HOW,
+        "threads": plan.threads,
+        "fields": plan.fields,
+        "rounds": plan.rounds,
+        "resolution_px": list(_SIDES_PX),
+        "opencv_threads": cv2.getNumThreads(),
+        "others_share": WorkMeter.read().others_share_since(before),
+        "published_share": PUBLISHED_SHARE,
+        "rows": [
+            {
+                "kept_as": way,
+                "share": round(statistics.median(each["share"] for each in found), 4),
+                "shares": [round(each["share"], 4) for each in found],
+                "added": round(
+                    statistics.median(
+                        1 - bare["seconds"] / each["seconds"]
+                        for each, bare in zip(found, runs[_NOTHING], strict=True)
+                    ),
+                    4,
+                ),
+                "ms_per_field": round(statistics.median(each["ms"] for each in found), 1),
+                "seconds_per_field": round(
+                    statistics.median(each["seconds"] for each in found) / plan.fields, 3
+                ),
+                "cells_per_field": found[0]["cells"] / plan.fields,
+                "looks_per_field": found[0]["looks"] / plan.fields,
+                "at_most": AT_MOST_SHARE,
+                "met": statistics.median(each["share"] for each in found) <= AT_MOST_SHARE,
+            }
+            for way, found in runs.items()
+            if way != _NOTHING
+        ],
+        "nothing_kept_seconds_per_field": round(
+            statistics.median(each["seconds"] for each in runs[_NOTHING]) / plan.fields, 3
+        ),
+    }
+
+
+def _film(
+    loaded: LoadedBundle, frames: list[Frame], settings: Settings, way: str, place: Path
+) -> dict[str, Any]:
+    from edge_runtime.clinic.report_files import report_sinks
+    from edge_runtime.clinic.store.records import NewFilm
+    from edge_runtime.clinic.store.sink import StoreSink
+    from edge_runtime.clinic.store.store import open_store
+
+    def run(sinks: list[Sink]) -> dict[str, Any]:
+        runner = film_runner(loaded, _Held(frames), source="12 MP", settings=settings, sinks=sinks)
+        report = runner.run()
+        spent = sum(runner.stage_seconds["crop"]) + sum(runner.stage_seconds["write"])
+        return {
+            "share": spent / report.duration_s,
+            "ms": 1000 * spent / len(frames),
+            "seconds": report.duration_s,
+            "cells": report.totals.cells,
+            "looks": sum(each.tiles for each in report.fields),
+        }
+
+    if way == _NOTHING:
+        return run([])
+    if way == "report":
+        return run(list(report_sinks(place, save_frames=False)))
+    with open_store(place / "store") as store:
+        setup = film_setup(loaded, source="12 MP", settings=settings)
+        return run([StoreSink(store, NewFilm("12 MP"), setup)])
