@@ -37,9 +37,9 @@ PUBLISHED_SHARE = 0.52
 HOW = (
     "Films of a virtual 12-megapixel microscope, fields made beforehand and held in memory, "
     "examined one after the other as fast as possible. Share: seconds that cropping, encoding and "
-    "writing took, of the film's seconds; they overlap with the next field's inference. Added: how "
-    "much of the film's time they really cost, against a film of which nothing is kept, in the same "
-    "round. Medians of the rounds, which alternate between the ways of keeping."
+    "writing took, of the film's seconds; they overlap with the next field's inference. Added: "
+    "how much of the film's time they really cost, against a film of which nothing is kept, in "
+    "the same round. Medians of the rounds, which alternate between the ways of keeping."
 )
 
 

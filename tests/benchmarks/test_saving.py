@@ -11,6 +11,7 @@ from benchmarks import saving
 from edge_runtime.bundle import open_bundle, shipped_bundle_path
 
 
+@pytest.mark.slow
 def test_every_way_of_keeping_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of the same kind, and quick.
     monkeypatch.setattr(saving, "_SIDES_PX", (640, 480))
