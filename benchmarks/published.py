@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import published_adaptation, published_latency
+from benchmarks import published_adaptation, published_clinic, published_latency
 from edge_runtime.errors import DataError
 
 _SETS = {
@@ -331,5 +331,6 @@ _TABLES = {
     "attributes_detection": _attributes_detection,
     "attributes_heads": _attributes_heads,
     **published_adaptation.TABLES,
+    **published_clinic.TABLES,
     **published_latency.TABLES,
 }

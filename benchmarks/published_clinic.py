@@ -1,0 +1,227 @@
+"""README tables of what was measured of the work at the microscope.
+
+Owns the tables of ``bench mosaic | stop-rule | frame-age | clinic | saving | soak``. Does not own
+measuring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.machine import BUSY_SHARE
+
+
+def _where(result: dict[str, Any], *more: str) -> str:
+    machine = result["machine"]
+    said = [f"{machine['processor']}, {machine['cores']} cores, {machine['date'][:10]}", *more]
+    busy = result.get("others_share")
+    if busy is not None and busy > BUSY_SHARE:
+        said.append(f"other programs used {100 * busy:.0f} % of the machine meanwhile")
+    return "; ".join(said) + "."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    lines = [f"| {' | '.join(head)} |", "|---|" + "---:|" * (len(head) - 1)]
+    return [*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)]
+
+
+def _text(*parts: str | Sequence[str]) -> str:
+    lines: list[str] = []
+    for part in parts:
+        lines += ["", part] if isinstance(part, str) else ["", *part]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _met(met: bool) -> str:
+    return "yes" if met else "**no**"
+
+
+def _mosaic(result: dict[str, Any]) -> str:
+    film = result["film"]
+    rows = [
+        (
+            {"truth": "true boxes", "detector": "the shipped detector's finds"}[name],
+            row["fields_lost"],
+            f"{100 * row['double_share']:.1f} %",
+            f"{100 * row['missed_share']:.1f} %",
+            f"{row['cell_error_widths']['p99']:.2f}",
+            f"{row['processor_ms_per_field']['p50']:.1f}",
+        )
+        for name, row in result["rows"].items()
+    ]
+    fields = result["rows"]["truth"]["fields"]
+    return _text(
+        _where(
+            result,
+            f"{fields} fields of {film['field_px'][0]} x {film['field_px'][1]} px of a virtual "
+            f"film, moved as by a hand, {film['motions']['jump']} jumps among them",
+        ),
+        _table(
+            (
+                "finds",
+                "fields without a place",
+                "counted twice (≤ 2 %)",
+                "missed (≤ 3 %)",
+                "error p99, cell widths (< 0.5)",
+                "ms a field",
+            ),
+            rows,
+        ),
+    )
+
+
+def _stop_rule(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            each["case"],
+            f"{100 * each['threshold']:g} %",
+            each["classifier"],
+            f"{100 * each['declared']:g} %",
+            f"{100 * each['observed']['missed']:.2f} %",
+            f"{100 * each['observed']['false']:.2f} %",
+        )
+        for each in result["cases"]
+    ]
+    return _text(
+        f"Simulated: {result['films_per_share']:,} films for each true share of blasts, the "
+        f"worst share shown; {result['machine']['date'][:10]}.",
+        _table(
+            (
+                "plan",
+                "blasts asked about",
+                "classifier's recall, false blasts",
+                "error declared",
+                "observed: missed",
+                "observed: false alarm",
+            ),
+            rows,
+        ),
+    )
+
+
+def _frame_age(result: dict[str, Any]) -> str:
+    names = {
+        "leukoscope": "`leukoscope`",
+        "fifo_driver": "plain loop, driver with four buffers",
+        "fifo_stream": "plain loop, stream that drops nothing",
+    }
+    rows = [
+        (
+            names[row["reader"]],
+            f"{row['p50_ms']:.0f}",
+            f"{row['p99_ms']:.0f}",
+            f"{row['growth_ms_per_s']:.0f}",
+        )
+        for row in result["rows"]
+    ]
+    target = result["targets"][0]
+    return _text(
+        _where(
+            result,
+            f"{result['fps']:g} frames/s, inference stands for {result['inference_ms']:g} ms, at "
+            "the same time",
+        ),
+        _table(("reader", "age p50, ms", "age p99, ms", "grows, ms/s"), rows),
+        f"p99 wanted: at most {target['at_most']:.0f} ms; met: {_met(target['met'])}.",
+    )
+
+
+def _clinic(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["profile"],
+            f"{row['looks_per_field']:g}",
+            f"{row['fields_per_s']:.1f}",
+            f"{row['rate_of_bare']:.2f}",
+            f"{row['cpu_of_bare']:.2f}",
+            f"{row['memory_mb']:.0f}",
+            f"{row['first_result_s']:.1f}",
+        )
+        for row in result["rows"]
+    ]
+    met = {
+        name: all(
+            each["met"]
+            for targets in result["targets"].values()
+            for each in targets
+            if each["figure"] == name
+        )
+        for name in ("rate_of_bare", "memory_mb", "first_result_s")
+    }
+    busiest = max(row["others_share"] for row in result["rows"])
+    return _text(
+        _where({**result, "others_share": busiest}, "two people look at the page"),
+        _table(
+            (
+                "camera profile",
+                "looks a field",
+                "fields/s",
+                "of bare `session.run` (≥ 0.80)",
+                "the same by processor time",
+                "MB (≤ 350)",
+                "first live result, s (≤ 3)",
+            ),
+            rows,
+        ),
+        f"Met: rate {_met(met['rate_of_bare'])}, memory {_met(met['memory_mb'])}, first result "
+        f"{_met(met['first_result_s'])}.",
+    )
+
+
+def _saving(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            row["kept_as"],
+            f"{row['ms_per_field']:.0f} of {1000 * row['seconds_per_field']:.0f}",
+            f"{100 * row['share']:.1f} %",
+            f"{100 * row['added']:.1f} %",
+            _met(row["met"]),
+        )
+        for row in result["rows"]
+    ]
+    width, height = result["resolution_px"]
+    return _text(
+        _where(
+            result,
+            f"{result['fields']} fields of {width} x {height} px, medians of {result['rounds']} "
+            "rounds",
+        ),
+        _table(
+            (
+                "kept as",
+                "ms a field",
+                f"share of the film's time (≤ {100 * result['rows'][0]['at_most']:g} %)",
+                "added to a film of which nothing is kept",
+                "met",
+            ),
+            rows,
+        ),
+    )
+
+
+def _soak(result: dict[str, Any]) -> str:
+    memory, faults = result["memory_mb"], result["faults"]
+    counted = ", ".join(f"{name} {count}" for name, count in faults.items())
+    wanted = result["frames_wanted"]
+    missing = len(result["not_on_record"])
+    return _text(
+        _where(
+            result,
+            f"{result['frames']:,} of {wanted:,} frames in {result['films']} films, "
+            f"{result['seconds'] / 60:.0f} minutes",
+        ),
+        f"Faults: {counted}; not on record: {missing}. Memory grew by {memory['growth']:.1f} MB "
+        "after the first tenth (≤ 10); no crash. Detector and classifier are stand-ins, the camera "
+        "is synthetic.",
+    )
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "mosaic": _mosaic,
+    "stop_rule": _stop_rule,
+    "frame_age": _frame_age,
+    "clinic": _clinic,
+    "saving": _saving,
+    "soak": _soak,
+}
