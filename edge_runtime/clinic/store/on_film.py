@@ -63,7 +63,9 @@ def apply_update(connection: Connection, film: int, change: MosaicUpdate, at: da
         find = _find(film, seen.frame, seen.row)
         connection.execute(update(cells).where(find).values(film_cell=seen.cell, counts=seen.new))
         if seen.best and not seen.new:
-            _swap(connection, _counting(connection, film, seen.cell), find)
+            standing = _counting(connection, film, seen.cell)
+            assert standing is not None, "a cell of the film that no earlier field showed"
+            _swap(connection, standing, find)
     for tie in change.ties:
         connection.execute(
             update(fields)
@@ -77,10 +79,14 @@ def apply_update(connection: Connection, film: int, change: MosaicUpdate, at: da
     for merge in change.merges:
         gone = _counting(connection, film, merge.cell)
         stays = _counting(connection, film, merge.into)
+        shows_the_cell = and_(cells.c.film == film, cells.c.film_cell == merge.cell)
+        if gone is None or stays is None:
+            # The field that showed one of them first could not be kept, as on a full disk, and
+            # with it went the film: the other one stands for the cell.
+            connection.execute(update(cells).where(shows_the_cell).values(film_cell=merge.into))
+            continue
         connection.execute(
-            update(cells)
-            .where(cells.c.film == film, cells.c.film_cell == merge.cell)
-            .values(film_cell=merge.into, counts=False)
+            update(cells).where(shows_the_cell).values(film_cell=merge.into, counts=False)
         )
         if (gone.field, gone.number) == (merge.best.frame, merge.best.row + 1):
             _swap(connection, stays, cells.c.id == gone.id)
@@ -192,9 +198,9 @@ def _find(film: int, field: int, row: int) -> Any:
     return and_(cells.c.film == film, cells.c.field == field, cells.c.number == row + 1)
 
 
-def _counting(connection: Connection, film: int, cell: int) -> Row[Any]:
+def _counting(connection: Connection, film: int, cell: int) -> Row[Any] | None:
     where = and_(cells.c.film == film, cells.c.film_cell == cell, cells.c.counts)
-    return connection.execute(select(cells).where(where)).one()
+    return connection.execute(select(cells).where(where)).one_or_none()
 
 
 def _swap(connection: Connection, cell: Row[Any], find: Any) -> None:

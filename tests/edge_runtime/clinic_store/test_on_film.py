@@ -18,6 +18,7 @@ from edge_runtime.clinic.store.store import ClinicStore, open_store
 from edge_runtime.film.film_cells import CellMerge, Find, Sighting
 from edge_runtime.film.mosaic import MosaicUpdate
 from edge_runtime.film.track import FragmentTie, Lost, Placed
+from edge_runtime.film_report import FilmReport
 from edge_runtime.types import FieldResult
 from tests.clinic_films import SETUP, People, bare_report, field_of, keep_film
 
@@ -89,6 +90,33 @@ class Growing:
 @pytest.fixture
 def film(store: ClinicStore) -> Growing:
     return Growing(store)
+
+
+def test_cells_of_a_field_that_could_not_be_kept_are_missed_by_nobody(film: Growing) -> None:
+    """A full disk ends the film in the middle; what its end ties together names cells without row.
+
+    Found by the soak.
+    """
+    film.sink.append(FIRST)
+    film.sink.append(BETTER)
+    # Cells 7 and 8 were first seen in a field of which nothing is there.
+    film.sink.settle(
+        MosaicUpdate(
+            None,
+            merges=(
+                CellMerge(7, 0, find(1, 0)),
+                CellMerge(1, 8, find(0, 1)),
+                CellMerge(9, 10, find(2, 0)),
+            ),
+        )
+    )
+    assert film.counted() == [0, 2, 8]
+    film.sink.finish(interrupted(bare_report()))
+    assert film.store.check() == []
+
+
+def interrupted(report: FilmReport) -> FilmReport:
+    return report.model_copy(update={"state": "interrupted"})
 
 
 def test_a_better_look_takes_the_place_of_the_first_and_the_cell_stays_the_same(
