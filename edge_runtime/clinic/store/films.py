@@ -352,6 +352,20 @@ class Films:
         with self._database.reading() as connection:
             return rows.get_cells(connection, film, field, every=every)
 
+    def cell(self, cell: int) -> StoredCell:
+        """One cell, whatever its film; RecordError when there is none of this number."""
+        with self._database.reading() as connection:
+            return rows.get_cell(connection, cell)
+
+    def counted_as(self, cell: int) -> StoredCell:
+        """The cell that a find counts as: itself, unless it turned out to be a repeat.
+
+        Raises:
+            RecordError: no such cell.
+        """
+        with self._database.reading() as connection:
+            return rows.counted_as(connection, rows.get_cell(connection, cell))
+
     def map_of(self, film: int) -> FilmMap | None:
         """Where the film's cells lie, by the class that counts, without rejected ones.
 

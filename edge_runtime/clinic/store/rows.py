@@ -129,6 +129,15 @@ def get_cell(connection: Connection, cell: int) -> StoredCell:
     return cell_of(row)
 
 
+def counted_as(connection: Connection, cell: StoredCell) -> StoredCell:
+    """The cell that a find counts as: itself, unless it turned out to be a repeat of another."""
+    if cell.counts or cell.film_cell is None:
+        return cell
+    same = and_(cells.c.film == cell.film, cells.c.film_cell == cell.film_cell, cells.c.counts)
+    row = connection.execute(select(cells).where(same)).first()
+    return cell if row is None else cell_of(row)
+
+
 def cell_of(row: Row[Any]) -> StoredCell:
     """A row of the table ``cells``."""
     judged = row.attributes
