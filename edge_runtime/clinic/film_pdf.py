@@ -407,7 +407,10 @@ def _caption(cell: StoredCell, t: Translate) -> str:
 def _skipped(sheet: Sheet, paper: _Paper, t: Translate) -> None:
     from edge_runtime.clinic.paper.sheet import Column
 
-    reasons = Counter(skip_reason(x.reason) for x in paper.fields if x.reason is not None)
+    reasons = Counter[str]()
+    for field in paper.fields:
+        if field.reason is not None:
+            reasons[skip_reason(field.reason)] += field.frames
     if not reasons:
         return
     sheet.heading(t(words.SKIPPED))

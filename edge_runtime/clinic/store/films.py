@@ -195,6 +195,7 @@ class Films:
                     name=_text(skipped.name),
                     tiles=0,
                     reason=_text(skipped.reason),
+                    frames=skipped.frames,
                     stored_at=stamp(self._now()),
                 )
             )

@@ -26,7 +26,9 @@ from edge_runtime.types import JudgedAttribute
 def film_query() -> Select[Any]:
     """Films with their counts and signatures; add ``where`` and order."""
     done = select(func.count()).where(fields.c.film == films.c.id, fields.c.reason.is_(None))
-    skipped = select(func.count()).where(fields.c.film == films.c.id, fields.c.reason.is_not(None))
+    skipped = select(func.coalesce(func.sum(fields.c.frames), 0)).where(
+        fields.c.film == films.c.id, fields.c.reason.is_not(None)
+    )
     found = select(func.count()).where(
         cells.c.film == films.c.id, cells.c.counts, ~cells.c.rejected
     )
@@ -104,6 +106,7 @@ def get_fields(connection: Connection, film: int) -> list[StoredField]:
             place=None if row.fragment is None else (row.fragment, row.film_x, row.film_y),
             lost=row.lost,
             pixel_size_um=row.pixel_size_um,
+            frames=row.frames,
         )
         for row in connection.execute(query)
     ]

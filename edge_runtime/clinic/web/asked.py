@@ -1,7 +1,7 @@
 """What routes are asked for: a film or a cell by its number, read once for all views.
 
-Owns the bounds of what an address may hold, and that a film or cell which is not there is 404. Does not
-own who may see it (see ``access``).
+Owns the bounds of what an address may hold, and that a film or cell which is not there is 404. Does
+not own who may see it (see ``access``).
 """
 
 from __future__ import annotations

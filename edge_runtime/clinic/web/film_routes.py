@@ -64,7 +64,10 @@ def film(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> Res
     signatures = store.review.signatures(found.id)
     standing = [each for each in signatures if each.withdrawn_at is None]
     changes = store.trail.of_film(found.id)
-    reasons = Counter(skip_reason(each.reason or "") for each in report.fields if each.skipped)
+    reasons = Counter[str]()
+    for each in report.fields:
+        if each.skipped:
+            reasons[skip_reason(each.reason or "")] += each.frames
     return page(
         request,
         "film.html",

@@ -14,7 +14,7 @@ from edge_runtime.clinic.web.language import DEFAULT_LANGUAGE, Catalogue, read_m
 
 
 def paper_words(spoken: Catalogue) -> Callable[..., str]:
-    """Says a message of ``paper.words``, a class of cells, or why screening abstains or a field was skipped.
+    """Says a message of ``paper.words``, a class of cells, or why something was not done.
 
     A sentence that is new there and not here yet stays English rather than being left out.
     """

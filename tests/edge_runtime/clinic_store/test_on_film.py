@@ -214,7 +214,7 @@ def test_a_store_of_the_first_version_keeps_its_films_and_signatures(
     plain.execute("DROP INDEX cells_of_film_cell")
     for table, columns in (
         ("cells", ("film_cell", "counts")),
-        ("fields", ("age_ms", "fragment", "film_x", "film_y", "lost", "pixel_size_um")),
+        ("fields", ("age_ms", "fragment", "film_x", "film_y", "lost", "pixel_size_um", "frames")),
     ):
         for column in columns:
             plain.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
@@ -226,7 +226,7 @@ def test_a_store_of_the_first_version_keeps_its_films_and_signatures(
         assert store.review.content(number) == content
         assert all(each.counts for each in store.films.cells(number))
     assert (folder / f"{DATABASE_FILE}.version-1").is_file()
-    assert len(migrations.STEPS) == 2
+    assert len(migrations.STEPS) == 3
 
 
 def test_what_was_carried_over_to_another_cell_is_taken_back_there(
