@@ -234,7 +234,11 @@ def _serve(
     began: Callable[[], None],
     end_film: Callable[[], None],
 ) -> None:
-    """Serves until a signal comes: first the film ends, then the page."""
+    """Serves until a signal comes: first the film ends, then the page.
+
+    Raises:
+        Exit: with 1, the page could not begin, or ended without a signal.
+    """
     import uvicorn
 
     server = uvicorn.Server(
@@ -255,13 +259,19 @@ def _serve(
         )
     )
     over = threading.Event()
+    asked = threading.Event()
+    ended: list[str] = []
 
     def run() -> None:
         try:
             # In a thread of its own uvicorn leaves the signals alone. Its handlers would end the
             # page first and then the process, with the film in it.
             server.run(sockets=[listener])
+        except BaseException as error:  # noqa: BLE001  said below, in the thread that ends it all
+            ended.append(f"{type(error).__name__}: {error}")
         finally:
+            if not asked.is_set() and not ended:
+                ended.append("it gave no reason" if server.started else "it could not begin")
             over.set()
 
     page = threading.Thread(target=run, name="page", daemon=True)
@@ -273,8 +283,13 @@ def _serve(
             began()
             over.wait()
             end_film()
+        asked.set()
         server.should_exit = True
         page.join()
+    if ended:
+        _say(f"the page ended by itself: {' '.join(ended[0].split())}")
+        # Neither 0 nor the 2 of a refusal: whoever started this as a service starts it again.
+        raise typer.Exit(1)
 
 
 @contextlib.contextmanager

@@ -255,7 +255,7 @@ class LiveSession:
                 if order is not None:
                     self._examine(order)
                 elif self._is_looked_at():
-                    self._preview()
+                    self._preview_or_fail()
                 else:
                     self._rest()
         finally:
@@ -344,6 +344,23 @@ class LiveSession:
     def _is_looked_at(self) -> bool:
         return self._clock() - self._viewfinder.looked_at <= self._pace.looks_s
 
+    def _preview_or_fail(self) -> None:
+        """The preview, whose faults must not end this thread: nobody could begin a film then."""
+        try:
+            self._preview()
+        except Exception as error:  # noqa: BLE001  shown as a failure, and logged unless told
+            if not isinstance(error, LeukoscopeError):
+                _LOG.exception("preview: a fault of the program")
+            self._close_camera()
+            self._preview_failed(error)
+
+    def _preview_failed(self, error: Exception) -> None:
+        self._retry_at = self._clock() + self._pace.retry_s
+        with self._changed:
+            if self._order is None:
+                self._phase, self._error = "failed", _one_line(error)
+                self._camera_failed = True
+
     def _preview(self) -> None:
         """One picture for those who look."""
         began = self._clock()
@@ -354,15 +371,7 @@ class LiveSession:
         if self._camera is None and began < self._retry_at:
             self._wait(min(self._retry_at - began, self._pace.looks_s))
             return
-        try:
-            camera = self._opened(self.source)
-        except LeukoscopeError as error:
-            self._retry_at = self._clock() + self._pace.retry_s
-            with self._changed:
-                if self._order is None:
-                    self._phase, self._error = "failed", _one_line(error)
-                    self._camera_failed = True
-            return
+        camera = self._opened(self.source)
         if not camera.live:
             self._shows_preview = False
             self._close_camera()
@@ -417,7 +426,11 @@ class LiveSession:
         with self._changed:
             camera, self._camera = self._camera, None
         if camera is not None:
-            camera.close()
+            try:
+                camera.close()
+            except Exception:  # noqa: BLE001  as below
+                # Drivers raise what they like; it is given up anyway, and this thread goes on.
+                _LOG.exception("camera: closing failed")
 
 
 class _Shown:

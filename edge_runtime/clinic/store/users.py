@@ -62,6 +62,8 @@ class Users:
         self._now = now
         # One hash at a time: each takes its memory.
         self._hashing = threading.Lock()
+        # One try at a time: tries that run at once would all be before the brake.
+        self._trying = threading.Lock()
 
     def is_empty(self) -> bool:
         """Whether there is no account yet; then anybody may make the first."""
@@ -133,6 +135,10 @@ class Users:
             AccessError: they do not belong together, the account is closed, or too many tries
                 failed; which of the first two it is, the message does not tell.
         """
+        with self._trying:
+            return self._try(name, secret)
+
+    def _try(self, name: str, secret: str) -> User:
         with self._database.reading() as connection:
             row = connection.execute(select(users).where(users.c.name_key == _key(name))).first()
         if row is not None and row.locked_until is not None:

@@ -17,7 +17,7 @@ from edge_runtime.clinic.web import gate
 from edge_runtime.clinic.web.app import build_app
 from edge_runtime.clinic.web.clinic import Clinic
 from edge_runtime.clinic.web.gate import LARGEST_BODY, is_public
-from edge_runtime.clinic.web.sessions import LONGEST_S
+from edge_runtime.clinic.web.sessions import LONGEST_S, Sessions
 from tests.clinic_browser import Browser, Seconds
 from tests.clinic_films import PASSWORD, PIN, People
 
@@ -284,3 +284,16 @@ def test_no_documentation_page_with_scripts_from_elsewhere(sign_in: SignIn) -> N
 
 def test_the_app_is_a_fastapi(clinic: Clinic) -> None:
     assert isinstance(build_app(clinic), FastAPI)
+
+
+def test_nobody_ends_the_sessions_of_others_by_signing_in_often(
+    store: ClinicStore, people: People, seconds: Seconds
+) -> None:
+    sessions = Sessions(store, seconds)
+    other = sessions.begin(people.reviewer)
+    own = []
+    for _ in range(100):
+        seconds.at += 0.01
+        own.append(sessions.begin(people.operator))
+    assert sessions.find(other) is not None
+    assert [sessions.find(each) is not None for each in own] == [False] * 92 + [True] * 8
