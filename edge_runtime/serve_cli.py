@@ -241,6 +241,8 @@ def _serve(
     """
     import uvicorn
 
+    from edge_runtime.clinic.web.connections import PatientProtocol
+
     server = uvicorn.Server(
         uvicorn.Config(
             application,
@@ -252,7 +254,7 @@ def _serve(
             # The page stands for itself; what a proxy would claim is not believed.
             proxy_headers=False,
             loop="asyncio",
-            http="h11",
+            http=PatientProtocol,
             ws="none",
             limit_concurrency=_MOST_AT_ONCE,
             timeout_graceful_shutdown=_LAST_ANSWERS_S,
@@ -430,7 +432,9 @@ def _names(host: str, given: list[str] | None) -> frozenset[str] | None:
     named = frozenset(each.lower() for each in given or ())
     if host in _LOOPBACK:
         return LOOPBACK_HOSTS | named
-    return LOOPBACK_HOSTS | named | {host.lower()} if named else None
+    # As a browser writes it: an IPv6 address stands in brackets.
+    own = f"[{host}]" if ":" in host else host
+    return LOOPBACK_HOSTS | named | {own.lower()} if named else None
 
 
 def _address(listener: socket.socket, host: str, *, tls: bool) -> str:
