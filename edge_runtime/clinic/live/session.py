@@ -178,9 +178,15 @@ class LiveSession:
 
         Raises:
             AccessError: ``by`` may not examine.
+            StoreError: it ends, but the audit trail cannot be written.
         """
         require(by, "examine")
+        with self._changed:
+            film = self._film if self._phase == "running" else None
         self._end_film(complete=True)
+        if film is not None:
+            # Afterwards: a store that cannot be written must not keep the film from ending.
+            self._store.films.note_stop(film, by)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until no film runs; False when it still does."""

@@ -231,6 +231,17 @@ class Films:
         if failure is not None:
             raise failure
 
+    def note_stop(self, film: int, by: User) -> None:
+        """Writes into the trail who ended a film that ran.
+
+        Raises:
+            AccessError: ``by`` may not examine films.
+            StoreError: it cannot be written.
+        """
+        with self._database.writing() as connection:
+            require(self._users.in_transaction(connection, by), "examine")
+            record(connection, self._now(), by.id, "film_stopped", film=film)
+
     def end_left_over(self) -> list[int]:
         """Ends films whose end could not be written, as on a full disk; gives their numbers.
 

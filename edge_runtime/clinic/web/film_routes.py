@@ -19,6 +19,7 @@ from edge_runtime.clinic.web.access import AnyUser, Deleter, Examiner, Here
 from edge_runtime.clinic.web.asked import AskedFilm
 from edge_runtime.clinic.web.language import Catalogue
 from edge_runtime.clinic.web.pages import after, catalogue_of, page
+from edge_runtime.clinic.web.sessions import LONGEST_S
 
 if TYPE_CHECKING:
     from edge_runtime.film_report import FilmReport
@@ -98,8 +99,9 @@ def picture(
     if not clinic.store.pictures.path(found.id, name).is_file():
         raise HTTPException(404, f"film {found.id}: no such picture")
     content = clinic.store.pictures.read(found.id, name)
-    # What a name stands for never changes.
-    kept = {"cache-control": "private, max-age=31536000, immutable"}
+    # What a name stands for never changes. Kept for a session and no longer: without TLS a browser
+    # does not drop it on signing out, and a film may be deleted.
+    kept = {"cache-control": f"private, max-age={LONGEST_S:.0f}, immutable"}
     return Response(content, media_type="image/jpeg", headers=kept)
 
 

@@ -462,3 +462,15 @@ def test_a_camera_that_cannot_be_closed_does_not_end_the_session(
     # Nobody looks, so the camera is closed after a while.
     time.sleep(1.5)
     session.start(SLIDE, by=people.operator)
+
+
+def test_the_trail_tells_who_ended_a_film(
+    session: LiveSession, people: People, store: ClinicStore
+) -> None:
+    film = session.start(SLIDE, by=people.operator)
+    session.stop(people.reviewer)
+    session.stop(people.reviewer)
+    assert session.wait(5)
+    told = [(x.action, x.user) for x in store.trail.of_film(film)]
+    assert told.count(("film_stopped", people.reviewer.name)) == 1
+    assert ("film_finished", None) in told

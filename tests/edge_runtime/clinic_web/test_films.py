@@ -118,7 +118,7 @@ def test_pictures_are_kept_by_the_browser_of_who_is_signed_in(
     answer = browser.get(path)
     assert answer.content == store.pictures.read(film, cell.crop_file or "")
     assert answer.headers["content-type"] == "image/jpeg"
-    assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+    assert answer.headers["cache-control"] == "private, max-age=43200, immutable"
     assert anybody.get(path).status_code == 401
 
 

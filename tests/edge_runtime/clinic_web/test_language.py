@@ -86,7 +86,7 @@ def test_every_setting_role_and_action_has_its_words() -> None:
     # What is written into the trail: two words, the second of them past tense.
     ends = (
         "added|closed|changed|checked|confirmed|deleted|expired|finished|given|in|merged|opened|"
-        "recovered|refused|rejected|reset|restored|signed|started|undone|withdrawn"
+        "recovered|refused|rejected|reset|restored|signed|started|stopped|undone|withdrawn"
     )
     past = rf"""["']([a-z_]+_(?:{ends}))["']"""
     actions = {name for text in store for name in re.findall(past, text)}
