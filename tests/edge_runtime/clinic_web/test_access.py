@@ -330,7 +330,8 @@ def test_a_mark_is_of_one_account_and_one_secret(store: ClinicStore, people: Peo
     for marks in ([of_another], ["x"], ["." * 9], ["é.é"]):
         with pytest.raises(AccessError, match="too many"):
             store.users.sign_in(people.operator.name, PIN, marks=marks)
-    assert store.users.sign_in(people.operator.name, PIN, marks=[of_another, old])
+    known = store.users.sign_in(people.operator.name, PIN, marks=[of_another, old])
+    assert known.id == people.operator.id
     store.users.reset_secret(people.admin, people.operator.id, "314159")
     for _ in range(6):
         with pytest.raises(AccessError):
