@@ -51,6 +51,7 @@ class Pace:
         close_s: without a look, before the camera is closed.
         retry_s: before a camera that could not be opened is tried again.
         poll_s: how soon a film that is to start gets hold of a camera that is gone.
+        lost_s: for how long a loss of track is said at least.
     """
 
     preview_fps: float = 6.0
@@ -58,6 +59,7 @@ class Pace:
     close_s: float = 20.0
     retry_s: float = 3.0
     poll_s: float = 0.1
+    lost_s: float = 3.0
 
 
 @dataclass
@@ -118,6 +120,7 @@ class LiveSession:
         self._film: int | None = None
         self._last_film: int | None = None
         self._status: RunStatus | None = None
+        self._lost: tuple[str, float] | None = None
         self._camera: SharedCamera | None = None
         self._gate: FieldGate | None = None
         self._shows_preview = True
@@ -161,6 +164,7 @@ class LiveSession:
                 raise RecordError("a film is being examined already; end it first")
             self._order, self._phase, self._error = order, "starting", None
             self._film, self._status, self._camera_failed = None, None, False
+            self._lost = None
             self._changed.notify_all()
         while True:
             try:
@@ -219,6 +223,7 @@ class LiveSession:
                 error=self._error,
                 preview=self._shows_preview,
                 threshold_percent=self._threshold_percent,
+                lost=self._lost_lately(),
             )
 
     def picture(self) -> LivePicture | None:
@@ -346,6 +351,12 @@ class LiveSession:
 
     def _take_status(self, status: RunStatus) -> None:
         self._status = status
+        if status.guidance is not None and status.guidance.lost is not None:
+            self._lost = (status.guidance.lost, self._clock())
+
+    def _lost_lately(self) -> str | None:
+        lost = self._lost
+        return None if lost is None or self._clock() - lost[1] > self._pace.lost_s else lost[0]
 
     def _is_looked_at(self) -> bool:
         return self._clock() - self._viewfinder.looked_at <= self._pace.looks_s

@@ -474,3 +474,23 @@ def test_the_trail_tells_who_ended_a_film(
     told = [(x.action, x.user) for x in store.trail.of_film(film)]
     assert told.count(("film_stopped", people.reviewer.name)) == 1
     assert ("film_finished", None) in told
+
+
+def test_a_loss_of_track_is_said_longer_than_one_field(
+    session: LiveSession, stage: Stage, people: People
+) -> None:
+    session.start(SLIDE, by=people.operator)
+    wait_for(session, lambda view: cells(view) == 1)
+    stage.at = (560, 190)
+    # The next field is the first of another part, and has its place there.
+    wait_for(session, lambda view: view.guidance is not None and parts(view) == 2)
+    time.sleep(0.5)
+    view = session.view()
+    assert view.guidance is not None
+    assert view.guidance.lost is None
+    assert view.headline.id == "live.say.lost"
+
+
+def parts(view: LiveView) -> int:
+    mosaic = None if view.guidance is None else view.guidance.mosaic
+    return 0 if mosaic is None else mosaic.fragments
