@@ -109,7 +109,7 @@ class _Script:
 
     def skip(self, skipped: SkippedFrame) -> None:
         """See ``Sink``; the store has it already."""
-        self.skipped += 1
+        self.skipped += skipped.frames
         if _BROKEN in skipped.reason:
             self.broken += 1
             self._corrupt -= 1

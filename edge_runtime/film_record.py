@@ -91,7 +91,7 @@ class FilmRecord:
         # Field and row of each.
         self._finds: list[tuple[int, int]] = []
         self._seconds: dict[str, list[float]] = {}
-        self._skipped = 0
+        self._examined = self._skipped = 0
         self._domains: list[FieldDomain] = []
         self._rules = BankRules()
         named = setup.classifier
@@ -108,7 +108,7 @@ class FilmRecord:
     @property
     def fields_done(self) -> int:
         """Examined fields."""
-        return len(self._fields) - self._skipped
+        return self._examined
 
     @property
     def fields_skipped(self) -> int:
@@ -139,7 +139,7 @@ class FilmRecord:
 
     def skip(self, skipped: SkippedFrame) -> None:
         """Takes note of a field that could not be examined."""
-        self._skipped += 1
+        self._skipped += skipped.frames
         self._fields.append(
             FieldRecord(
                 index=skipped.index,
@@ -150,6 +150,7 @@ class FilmRecord:
                 reason=skipped.reason,
                 cells=0,
                 tiles=0,
+                frames=skipped.frames,
             )
         )
 
@@ -163,6 +164,7 @@ class FilmRecord:
             examination: what it was made from.
             seconds: time of every stage, in the order of the report.
         """
+        self._examined += 1
         for stage, value in seconds.items():
             self._seconds.setdefault(stage, []).append(value)
         judged = examination.domain

@@ -81,6 +81,11 @@ class FieldRecord(_Record):
         description="why nobody knows the place of this field, whose cells are not counted; null "
         "otherwise",
     )
+    frames: int = Field(
+        default=1,
+        description="how many frames of a live camera a skipped field stands for, refused for the "
+        "same reason with no examined field between them; index, name and reason are the first's",
+    )
 
 
 class AttributeRecord(_Record):
@@ -145,7 +150,7 @@ class TotalsRecord(_Record):
     """Counts over the film."""
 
     fields: int = Field(description="examined fields, without skipped ones")
-    fields_skipped: int
+    fields_skipped: int = Field(description="every refused frame of a live camera is one")
     cells: int
     cells_by_class: dict[str, int] = Field(description="by class_name, unclassified ones too")
 

@@ -34,6 +34,7 @@ from edge_runtime.film_report import FilmReport, FilmState
 from edge_runtime.live_feed import LiveFeed
 from edge_runtime.live_record import live_record
 from edge_runtime.postprocess import cut_crop, encode_jpeg
+from edge_runtime.refused import RefusedFrames
 from edge_runtime.sinks import Sink, settles
 from edge_runtime.stages import Detector
 from edge_runtime.types import (
@@ -119,6 +120,7 @@ class FilmRunner:
         # Apart from ``_stop``, which is a person's wish and must not be lost or invented.
         self._over = threading.Event()
         self._record = FilmRecord(setup)
+        self._refused = RefusedFrames(clock)
 
     def stop(self) -> None:
         """Ends the film after the fields in hand; safe from a signal handler or thread."""
@@ -199,7 +201,11 @@ class FilmRunner:
             for done in results:
                 gap = camera.open_gap
                 gap_s = None if gap is None else int(gap.seconds)
-                if done is not None:
+                self._skip(self._refused.due())
+                if isinstance(done, SkippedFrame) and done.refusal is not None:
+                    self._refused.add(done)
+                elif done is not None:
+                    self._skip(self._refused.all())
                     self._take(done)
                 elif gap_s == told_s:
                     continue
@@ -233,7 +239,7 @@ class FilmRunner:
             self._on_frame(frame, verdict)
         if verdict is None or verdict.reason is None:
             return frame
-        return SkippedFrame(frame.index, frame.name, verdict.reason)
+        return SkippedFrame(frame.index, frame.name, verdict.reason, verdict.refusal)
 
     def _put(self, frames: queue.Queue[Any], item: Any, even_when_stopped: bool = False) -> None:
         while even_when_stopped or not self._ends():
@@ -260,9 +266,7 @@ class FilmRunner:
 
     def _take(self, done: Future[_Examined] | SkippedFrame) -> None:
         if isinstance(done, SkippedFrame):
-            self._record.skip(done)
-            for sink in self._sinks:
-                sink.skip(done)
+            self._skip([done])
             return
         examined = done.result()
         frame, examination = examined.frame, examined.examination
@@ -285,6 +289,14 @@ class FilmRunner:
         self._record.add(result, examination, seconds)
         if self._guide is not None:
             self._guide.note_domain(self._record.outside_domain)
+
+    def _skip(self, entries: Sequence[SkippedFrame]) -> None:
+        # All of them first: a sink that fails must not take the others' number from the report.
+        for each in entries:
+            self._record.skip(each)
+        for each in entries:
+            for sink in self._sinks:
+                sink.skip(each)
 
     def _on_film(
         self, frame: Frame, examination: Examination, cells: list[CellFinding]
@@ -389,10 +401,14 @@ class FilmRunner:
         live = None
         if self._live is not None:
             live = live_record(self._live, self._record.ages_ms, started_ns=self._started_ns)
+        failure: LeukoscopeError | None = None
+        try:
+            self._skip(self._refused.all())
+        except LeukoscopeError as error:
+            failure = error
         update = None if self._guide is None else self._guide.finish()
         guided = None if self._guide is None else self._guide.guided()
         report = self._record.report(state, started_at, self._clock() - started, live, guided)
-        failure: LeukoscopeError | None = None
         for sink in self._sinks:
             try:
                 if update is not None and settles(sink):
@@ -415,7 +431,7 @@ class FilmRunner:
             RunStatus(
                 state=state,
                 fields_done=record.fields_done,
-                fields_skipped=record.fields_skipped,
+                fields_skipped=record.fields_skipped + self._refused.frames,
                 cells_found=record.cells_found if guidance is None else guidance.cells_counted,
                 elapsed_s=self._clock() - started,
                 fields_total=self._camera.frame_count,

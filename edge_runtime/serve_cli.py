@@ -234,8 +234,14 @@ def _serve(
     began: Callable[[], None],
     end_film: Callable[[], None],
 ) -> None:
-    """Serves until a signal comes: first the film ends, then the page."""
+    """Serves until a signal comes: first the film ends, then the page.
+
+    Raises:
+        Exit: with 1, the page could not begin, or ended without a signal.
+    """
     import uvicorn
+
+    from edge_runtime.clinic.web.connections import PatientProtocol
 
     server = uvicorn.Server(
         uvicorn.Config(
@@ -248,20 +254,26 @@ def _serve(
             # The page stands for itself; what a proxy would claim is not believed.
             proxy_headers=False,
             loop="asyncio",
-            http="h11",
+            http=PatientProtocol,
             ws="none",
             limit_concurrency=_MOST_AT_ONCE,
             timeout_graceful_shutdown=_LAST_ANSWERS_S,
         )
     )
     over = threading.Event()
+    asked = threading.Event()
+    ended: list[str] = []
 
     def run() -> None:
         try:
             # In a thread of its own uvicorn leaves the signals alone. Its handlers would end the
             # page first and then the process, with the film in it.
             server.run(sockets=[listener])
+        except BaseException as error:  # noqa: BLE001  said below, in the thread that ends it all
+            ended.append(f"{type(error).__name__}: {error}")
         finally:
+            if not asked.is_set() and not ended:
+                ended.append("it gave no reason" if server.started else "it could not begin")
             over.set()
 
     page = threading.Thread(target=run, name="page", daemon=True)
@@ -273,8 +285,13 @@ def _serve(
             began()
             over.wait()
             end_film()
+        asked.set()
         server.should_exit = True
         page.join()
+    if ended:
+        _say(f"the page ended by itself: {' '.join(ended[0].split())}")
+        # Neither 0 nor the 2 of a refusal: whoever started this as a service starts it again.
+        raise typer.Exit(1)
 
 
 @contextlib.contextmanager
@@ -415,7 +432,9 @@ def _names(host: str, given: list[str] | None) -> frozenset[str] | None:
     named = frozenset(each.lower() for each in given or ())
     if host in _LOOPBACK:
         return LOOPBACK_HOSTS | named
-    return LOOPBACK_HOSTS | named | {host.lower()} if named else None
+    # As a browser writes it: an IPv6 address stands in brackets.
+    own = f"[{host}]" if ":" in host else host
+    return LOOPBACK_HOSTS | named | {own.lower()} if named else None
 
 
 def _address(listener: socket.socket, host: str, *, tls: bool) -> str:

@@ -62,11 +62,18 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class SkippedFrame:
-    """A field that could not be looked at, and why."""
+    """A field that could not be looked at, and why.
+
+    Attributes:
+        refusal: what was wrong in the gate's own few words; None where no gate refused it.
+        frames: how many frames in a row it stands for, the first of which this is.
+    """
 
     index: int
     name: str
     reason: str
+    refusal: str | None = None
+    frames: int = 1
 
 
 @dataclass(frozen=True, slots=True)

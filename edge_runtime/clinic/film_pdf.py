@@ -6,7 +6,6 @@ store's corrected report. Does not own wording nor layout (see ``paper``).
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge_runtime.bundle import UNCLASSIFIED
 from edge_runtime.clinic.exports.fhir import status
-from edge_runtime.clinic.film_view import class_order, say, say_probability
+from edge_runtime.clinic.film_view import class_order, say, say_probability, skip_reason
 from edge_runtime.clinic.paper import words
 from edge_runtime.clinic.paper.words import Translate, in_english
 from edge_runtime.clinic.report_view import say_number
@@ -408,12 +407,10 @@ def _caption(cell: StoredCell, t: Translate) -> str:
 def _skipped(sheet: Sheet, paper: _Paper, t: Translate) -> None:
     from edge_runtime.clinic.paper.sheet import Column
 
-    # Behind the first words come measures, which differ from field to field.
-    reasons = Counter(
-        re.split(r"[:(]", each.reason, maxsplit=1)[0].strip()
-        for each in paper.fields
-        if each.reason is not None
-    )
+    reasons = Counter[str]()
+    for field in paper.fields:
+        if field.reason is not None:
+            reasons[skip_reason(field.reason)] += field.frames
     if not reasons:
         return
     sheet.heading(t(words.SKIPPED))

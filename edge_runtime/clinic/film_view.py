@@ -6,6 +6,7 @@ the numbers (see ``film_report``) nor the markup (see ``templates``).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -94,6 +95,11 @@ class Group:
     note: str
     cells: Sequence[Named]
     total: int
+
+
+def skip_reason(reason: str) -> str:
+    """What a reason begins with; behind it come measures, which differ from field to field."""
+    return re.split(r"[:(]", reason, maxsplit=1)[0].strip()
 
 
 def say(name: str) -> str:

@@ -36,6 +36,25 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewShown:
+    """How far a film's review is, where its report is of the store.
+
+    Attributes:
+        badge: the state in a word.
+        banner: what it means, in a sentence.
+        warning: the banner is one.
+        content: SHA-256 of what is stored.
+        signatures: names and values of each, withdrawn ones too, oldest first.
+    """
+
+    badge: str
+    banner: str
+    warning: bool
+    content: str
+    signatures: tuple[tuple[tuple[str, str], ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class _GalleryCell:
     anchor: str
     field: int
@@ -97,6 +116,7 @@ class HtmlSink:
         out: folder of the report.
         gallery_cells: largest number of cell crops.
         field_pictures: largest number of field pictures.
+        review: of a film of the store; None where nobody can review it.
     """
 
     def __init__(
@@ -105,7 +125,9 @@ class HtmlSink:
         *,
         gallery_cells: int = GALLERY_CELLS,
         field_pictures: int = FIELD_PICTURES,
+        review: ReviewShown | None = None,
     ) -> None:
+        self._review = review
         self._path = out / REPORT_HTML
         self._gallery: _Highest[_GalleryCell] = _Highest(gallery_cells, _GALLERY_BYTES)
         self._pictures: _Highest[_FieldPicture] = _Highest(field_pictures, _PICTURE_BYTES)
@@ -159,14 +181,17 @@ class HtmlSink:
             # What was found to be a repeat, or never got a place, since it was kept.
             counts = {(x.field, x.place.number) for x in report.cells if x.place is not None}
             gallery = [kept for kept in gallery if (kept.field, kept.number) in counts]
-        pieces = _page(report, gallery, self._pictures.ranked())
+        pieces = _page(report, gallery, self._pictures.ranked(), self._review)
         with replacing(self._path) as file:
             for piece in pieces:
                 file.write(utf8(piece))
 
 
 def _page(
-    report: FilmReport, gallery: list[_GalleryCell], pictures: list[_FieldPicture]
+    report: FilmReport,
+    gallery: list[_GalleryCell],
+    pictures: list[_FieldPicture],
+    review: ReviewShown | None,
 ) -> Iterator[str]:
     """The page in pieces, so that its pictures never stand in memory all at once."""
     import jinja2  # slow to load; only a finished film needs it
@@ -192,6 +217,7 @@ def _page(
     script = (templates / "report.js").read_text(encoding="utf-8")
     context: dict[str, Any] = {
         "report": report,
+        "review": review,
         "date": report_view.say_date(report.started_at),
         "film_name": Path(report.source).name or report.source,
         "figures": report_view.total_figures(report),

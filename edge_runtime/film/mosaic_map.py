@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -59,6 +59,48 @@ class FilmMap:
     views: tuple[tuple[int, Box], ...]
     pixel_size_um: float | None = None
     lost_fields: int = 0
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _title(cells: int, parts: int) -> str:
+    said = "part" if parts == 1 else "parts"
+    return f"Map of the film: {cells:,} cells on {parts or 'no'} {said} of the film"
+
+
+def _lost(fields: int) -> str:
+    said = "field is" if fields == 1 else "fields are"
+    return f"{fields:,} {said} not on the map: their place is not known."
+
+
+@dataclass(frozen=True, slots=True)
+class MapWords:
+    """What a map says, in English unless it is told otherwise; plain text, not markup.
+
+    Attributes:
+        class_name: a class as people write it.
+        count: a number of cells.
+        title: of so many cells on so many parts.
+        cell: a mark's own words, from its class as people write it and its number.
+        another_part: above every part but the first.
+        lost: of so many fields.
+        nowhere: in place of a map.
+        research: what it is not for.
+    """
+
+    class_name: Callable[[str], str] = _plain
+    count: Callable[[int], str] = "{:,}".format
+    title: Callable[[int, int], str] = _title
+    cell: Callable[[str, int], str] = "{}, cell {}".format
+    another_part: str = "Another part of the film; where it lies to the one above is not known."
+    lost: Callable[[int], str] = _lost
+    nowhere: str = "No field has a place yet."
+    research: str = RESEARCH_USE
+
+
+_ENGLISH = MapWords()
 
 
 def film_map(mosaic: FilmMosaic, class_names: Mapping[int, str], *, unnamed: str) -> FilmMap:
@@ -132,29 +174,27 @@ def _overlap(one: Box, other: Box) -> float:
     return max(0.0, wide) * max(0.0, high)
 
 
-def draw_map(film: FilmMap, *, order: Sequence[str] = ()) -> str:
+def draw_map(film: FilmMap, *, order: Sequence[str] = (), words: MapWords = _ENGLISH) -> str:
     """The map as an SVG document.
 
     Args:
         film: what to show.
         order: classes in the order in which they get colours; others follow by name.
+        words: in the reader's language.
     """
     counts = Counter(cell.class_name for cell in film.cells)
     names = [name for name in order if name in counts]
     names += sorted(set(counts) - set(names))
     looks = {name: at for at, name in enumerate(names)}
-    parts, height = _fragments(film, looks)
+    parts, height = _fragments(film, looks, words)
     height += _LINE
-    legend, height = _legend(film, counts, names, height)
-    what = (
-        f"{len(film.cells):,} cells on {len(by_fragment(film)) or 'no'} "
-        f"{'part' if len(by_fragment(film)) == 1 else 'parts'} of the film"
-    )
+    legend, height = _legend(film, counts, names, height, words)
+    title = escape(words.title(len(film.cells), len(by_fragment(film))))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH:.0f} {height:.0f}" '
-        f'role="img" aria-label="Map of the film: {escape(what)}" '
+        f'role="img" aria-label="{title}" '
         f'font-family="system-ui, sans-serif" font-size="13">'
-        f"<title>Map of the film: {escape(what)}</title>"
+        f"<title>{title}</title>"
         f'<rect width="{_WIDTH:.0f}" height="{height:.0f}" fill="{_SEEN}"/>'
         + "".join(parts)
         + "".join(legend)
@@ -176,18 +216,17 @@ def by_fragment(film: FilmMap) -> dict[int, Box]:
     return dict(sorted(around.items(), key=lambda each: -_width(each[1]) * _height(each[1])))
 
 
-def _fragments(film: FilmMap, looks: Mapping[str, int]) -> tuple[list[str], float]:
+def _fragments(film: FilmMap, looks: Mapping[str, int], words: MapWords) -> tuple[list[str], float]:
     """Every fragment below the last one, all to one scale."""
     around = by_fragment(film)
     if not around:
-        return [_text(_MARGIN, _MARGIN + 13, "No field has a place yet.", _SOFT)], 2 * _MARGIN
+        return [_text(_MARGIN, _MARGIN + 13, words.nowhere, _SOFT)], 2 * _MARGIN
     scale = (_WIDTH - 2 * _MARGIN) / max(_width(box) for box in around.values())
     parts: list[str] = []
     top = _MARGIN
     for number, (fragment, box) in enumerate(around.items()):
         if number:
-            what = "Another part of the film; where it lies to the one above is not known."
-            parts.append(_text(_MARGIN, top + 13, what, _SOFT))
+            parts.append(_text(_MARGIN, top + 13, words.another_part, _SOFT))
             top += _LINE
         left = _MARGIN - box[0] * scale
         over = top - box[1] * scale
@@ -200,7 +239,7 @@ def _fragments(film: FilmMap, looks: Mapping[str, int]) -> tuple[list[str], floa
             if which == fragment
         ]
         parts += [
-            _mark(cell, scale, looks[cell.class_name])
+            _mark(cell, scale, looks[cell.class_name], words)
             for cell in sorted(film.cells, key=lambda each: each.id)
             if cell.fragment == fragment
         ]
@@ -212,10 +251,11 @@ def _fragments(film: FilmMap, looks: Mapping[str, int]) -> tuple[list[str], floa
     return parts, top
 
 
-def _mark(cell: MapCell, scale: float, look: int) -> str:
+def _mark(cell: MapCell, scale: float, look: int, words: MapWords) -> str:
     x1, y1, x2, y2 = (side * scale for side in cell.box_xyxy)
     radius = max(_LEAST_RADIUS, math.sqrt(max(0.0, (x2 - x1) * (y2 - y1))) / 2)
-    title = f"<title>{escape(cell.class_name.replace('_', ' '))}, cell {cell.id}</title>"
+    said = words.cell(words.class_name(cell.class_name), cell.id)
+    title = f"<title>{escape(said)}</title>"
     return _shape((x1 + x2) / 2, (y1 + y2) / 2, radius, look, f' id="cell-{cell.id}"', title)
 
 
@@ -247,7 +287,7 @@ def _scale_bar(px_per_um: float, top: float) -> list[str]:
 
 
 def _legend(
-    film: FilmMap, counts: Mapping[str, int], names: Sequence[str], top: float
+    film: FilmMap, counts: Mapping[str, int], names: Sequence[str], top: float, words: MapWords
 ) -> tuple[list[str], float]:
     parts: list[str] = []
     columns = 4
@@ -255,14 +295,13 @@ def _legend(
         x = _MARGIN + (at % columns) * (_WIDTH - 2 * _MARGIN) / columns
         y = top + (at // columns) * _LINE
         parts.append(_shape(x + 6, y - 4.5, 5.5, at))
-        parts.append(_text(x + 18, y, f"{name.replace('_', ' ')}: {counts[name]:,}", _INK))
+        said = f"{words.class_name(name)}: {words.count(counts[name])}"
+        parts.append(_text(x + 18, y, said, _INK))
     top += math.ceil(len(names) / columns) * _LINE
     if film.lost_fields:
-        fields = "field is" if film.lost_fields == 1 else "fields are"
-        what = f"{film.lost_fields:,} {fields} not on the map: their place is not known."
-        parts.append(_text(_MARGIN, top, what, "#7a3e00"))
+        parts.append(_text(_MARGIN, top, words.lost(film.lost_fields), "#7a3e00"))
         top += _LINE
-    parts.append(_text(_MARGIN, top, RESEARCH_USE, _SOFT))
+    parts.append(_text(_MARGIN, top, words.research, _SOFT))
     return parts, top + _LINE / 2
 
 

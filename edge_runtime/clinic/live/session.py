@@ -51,6 +51,7 @@ class Pace:
         close_s: without a look, before the camera is closed.
         retry_s: before a camera that could not be opened is tried again.
         poll_s: how soon a film that is to start gets hold of a camera that is gone.
+        lost_s: for how long a loss of track is said at least.
     """
 
     preview_fps: float = 6.0
@@ -58,6 +59,7 @@ class Pace:
     close_s: float = 20.0
     retry_s: float = 3.0
     poll_s: float = 0.1
+    lost_s: float = 3.0
 
 
 @dataclass
@@ -118,6 +120,7 @@ class LiveSession:
         self._film: int | None = None
         self._last_film: int | None = None
         self._status: RunStatus | None = None
+        self._lost: tuple[str, float] | None = None
         self._camera: SharedCamera | None = None
         self._gate: FieldGate | None = None
         self._shows_preview = True
@@ -161,6 +164,7 @@ class LiveSession:
                 raise RecordError("a film is being examined already; end it first")
             self._order, self._phase, self._error = order, "starting", None
             self._film, self._status, self._camera_failed = None, None, False
+            self._lost = None
             self._changed.notify_all()
         while True:
             try:
@@ -178,9 +182,15 @@ class LiveSession:
 
         Raises:
             AccessError: ``by`` may not examine.
+            StoreError: it ends, but the audit trail cannot be written.
         """
         require(by, "examine")
+        with self._changed:
+            film = self._film if self._phase == "running" else None
         self._end_film(complete=True)
+        if film is not None:
+            # Afterwards: a store that cannot be written must not keep the film from ending.
+            self._store.films.note_stop(film, by)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Waits until no film runs; False when it still does."""
@@ -213,6 +223,7 @@ class LiveSession:
                 error=self._error,
                 preview=self._shows_preview,
                 threshold_percent=self._threshold_percent,
+                lost=self._lost_lately(),
             )
 
     def picture(self) -> LivePicture | None:
@@ -255,7 +266,7 @@ class LiveSession:
                 if order is not None:
                     self._examine(order)
                 elif self._is_looked_at():
-                    self._preview()
+                    self._preview_or_fail()
                 else:
                     self._rest()
         finally:
@@ -340,9 +351,32 @@ class LiveSession:
 
     def _take_status(self, status: RunStatus) -> None:
         self._status = status
+        if status.guidance is not None and status.guidance.lost is not None:
+            self._lost = (status.guidance.lost, self._clock())
+
+    def _lost_lately(self) -> str | None:
+        lost = self._lost
+        return None if lost is None or self._clock() - lost[1] > self._pace.lost_s else lost[0]
 
     def _is_looked_at(self) -> bool:
         return self._clock() - self._viewfinder.looked_at <= self._pace.looks_s
+
+    def _preview_or_fail(self) -> None:
+        """The preview, whose faults must not end this thread: nobody could begin a film then."""
+        try:
+            self._preview()
+        except Exception as error:  # noqa: BLE001  shown as a failure, and logged unless told
+            if not isinstance(error, LeukoscopeError):
+                _LOG.exception("preview: a fault of the program")
+            self._close_camera()
+            self._preview_failed(error)
+
+    def _preview_failed(self, error: Exception) -> None:
+        self._retry_at = self._clock() + self._pace.retry_s
+        with self._changed:
+            if self._order is None:
+                self._phase, self._error = "failed", _one_line(error)
+                self._camera_failed = True
 
     def _preview(self) -> None:
         """One picture for those who look."""
@@ -354,15 +388,7 @@ class LiveSession:
         if self._camera is None and began < self._retry_at:
             self._wait(min(self._retry_at - began, self._pace.looks_s))
             return
-        try:
-            camera = self._opened(self.source)
-        except LeukoscopeError as error:
-            self._retry_at = self._clock() + self._pace.retry_s
-            with self._changed:
-                if self._order is None:
-                    self._phase, self._error = "failed", _one_line(error)
-                    self._camera_failed = True
-            return
+        camera = self._opened(self.source)
         if not camera.live:
             self._shows_preview = False
             self._close_camera()
@@ -417,7 +443,11 @@ class LiveSession:
         with self._changed:
             camera, self._camera = self._camera, None
         if camera is not None:
-            camera.close()
+            try:
+                camera.close()
+            except Exception:  # noqa: BLE001  as below
+                # Drivers raise what they like; it is given up anyway, and this thread goes on.
+                _LOG.exception("camera: closing failed")
 
 
 class _Shown:

@@ -59,6 +59,8 @@ class LiveView:
         headline: the one thing to say.
         preview: whether the source shows pictures when no film runs.
         threshold_percent: share of blasts that the screening asks about.
+        lost: why the track was lost, while it is and some seconds on: the next field may begin
+            another part of the film, and nobody would see that there was a loss.
     """
 
     phase: Phase
@@ -72,6 +74,7 @@ class LiveView:
     error: str | None
     preview: bool
     threshold_percent: float
+    lost: str | None = None
 
     @property
     def guidance(self) -> Guidance | None:
@@ -141,8 +144,9 @@ def headline(view: LiveView) -> Message:
     if view.phase == "ending":
         return Message("live.say.ending")
     guidance = view.guidance if view.phase == "running" else None
-    if guidance is not None and guidance.lost is not None:
-        return Message("live.say.lost", {}, "bad", why_lost(guidance.lost))
+    lost = None if guidance is None else guidance.lost or view.lost
+    if lost is not None:
+        return Message("live.say.lost", {}, "bad", why_lost(lost))
     sight = view.sight
     if sight is not None and sight.refused_s >= LASTS_S:
         refused = why_refused(sight)

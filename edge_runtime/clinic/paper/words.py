@@ -183,8 +183,8 @@ WITHDRAWN = "Withdrawn"
 WITHDRAWN_BY = "{when}, by {user}: {why}"
 CONTENT = "Content (SHA-256)"
 CONTENT_MEANS = (
-    "The digest covers slide, patient, bundle, fields and every cell with its class, as they were "
-    "when this report was made."
+    "The digest covers the film's label and times, the run's record, its fields, and every cell "
+    "with its class and picture, as they were when this report was made."
 )
 CONTENT_HOLDS = "matches what is stored"
 CONTENT_DIFFERS = "does not match what is stored"

@@ -103,7 +103,7 @@ def _put_together(
         "cells": cells,
         "totals": TotalsRecord(
             fields=done,
-            fields_skipped=len(stored) - done,
+            fields_skipped=sum(each.frames for each in stored if each.reason is not None),
             cells=len(cells),
             cells_by_class=dict(by_class),
         ),
@@ -182,6 +182,7 @@ def _field_record(field: StoredField, cells: int) -> FieldRecord:
         age_ms=field.age_ms,
         place=field_place(field.place),
         lost=field.lost,
+        frames=field.frames,
     )
 
 

@@ -175,6 +175,7 @@ class Corrections:
                 return None
             newest = own[-1]
             before, after = newest.before or {}, newest.after or {}
+            target = newest.cell
             if newest.cell is None:
                 place = _examined(connection, film, int(after["field"]))
                 _require_same(newest, {"checked": place.checked}, {"checked": after["checked"]})
@@ -184,13 +185,16 @@ class Corrections:
                 cell = rows.get_cell(connection, newest.cell)
                 _require_same(newest, {name: getattr(cell, name) for name in after}, after)
                 connection.execute(update(cells).where(cells.c.id == newest.cell).values(**before))
+                target = _carried_to(connection, cell)
+                if target != newest.cell:
+                    connection.execute(update(cells).where(cells.c.id == target).values(**before))
             record(
                 connection,
                 self._now(),
                 by.id,
                 "change_undone",
                 film=film,
-                cell=newest.cell,
+                cell=target,
                 before=after,
                 after=before,
                 undoes=newest.id,
@@ -201,6 +205,13 @@ class Corrections:
         require(self._users.in_transaction(connection, by), "correct")
         found = rows.get_cell(connection, cell)
         rows.get_open_film(connection, found.film)
+        counted = rows.counted_as(connection, found)
+        if counted.id != found.id:
+            # Said of a repeat it would be kept and count for nothing.
+            raise RecordError(
+                f"cell {cell}: it has turned out to be cell {counted.id}, seen again; load the "
+                "page again and correct that one"
+            )
         return found
 
     def _change(
@@ -258,6 +269,20 @@ def _examined(connection: Connection, film: int, field: int) -> StoredField:
     if found is None or found.reason is not None:
         raise RecordError(f"film {film}: no examined field {field}")
     return found
+
+
+def _carried_to(connection: Connection, cell: StoredCell) -> int:
+    """Where what was said of a cell stands now: with the cell that it turned out to be.
+
+    Only where it was carried over and nobody has said anything of that one since.
+    """
+    counted = rows.counted_as(connection, cell)
+    if counted.id != cell.id:
+        told = [each for each in changes(connection, cell.film) if each.cell == counted.id]
+        as_said = (counted.given_class, counted.rejected) == (cell.given_class, cell.rejected)
+        if told and told[-1].action == "cells_merged" and as_said:
+            return counted.id
+    return cell.id
 
 
 def _require_class(connection: Connection, film: int, class_name: str) -> None:

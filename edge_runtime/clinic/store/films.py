@@ -195,6 +195,7 @@ class Films:
                     name=_text(skipped.name),
                     tiles=0,
                     reason=_text(skipped.reason),
+                    frames=skipped.frames,
                     stored_at=stamp(self._now()),
                 )
             )
@@ -229,6 +230,17 @@ class Films:
             raise
         if failure is not None:
             raise failure
+
+    def note_stop(self, film: int, by: User) -> None:
+        """Writes into the trail who ended a film that ran.
+
+        Raises:
+            AccessError: ``by`` may not examine films.
+            StoreError: it cannot be written.
+        """
+        with self._database.writing() as connection:
+            require(self._users.in_transaction(connection, by), "examine")
+            record(connection, self._now(), by.id, "film_stopped", film=film)
 
     def end_left_over(self) -> list[int]:
         """Ends films whose end could not be written, as on a full disk; gives their numbers.
@@ -351,6 +363,20 @@ class Films:
         """
         with self._database.reading() as connection:
             return rows.get_cells(connection, film, field, every=every)
+
+    def cell(self, cell: int) -> StoredCell:
+        """One cell, whatever its film; RecordError when there is none of this number."""
+        with self._database.reading() as connection:
+            return rows.get_cell(connection, cell)
+
+    def counted_as(self, cell: int) -> StoredCell:
+        """The cell that a find counts as: itself, unless it turned out to be a repeat.
+
+        Raises:
+            RecordError: no such cell.
+        """
+        with self._database.reading() as connection:
+            return rows.counted_as(connection, rows.get_cell(connection, cell))
 
     def map_of(self, film: int) -> FilmMap | None:
         """Where the film's cells lie, by the class that counts, without rejected ones.

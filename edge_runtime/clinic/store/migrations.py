@@ -142,6 +142,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE cells ADD COLUMN counts BOOLEAN NOT NULL DEFAULT 1",
         "CREATE INDEX cells_of_film_cell ON cells (film, film_cell)",
     ),
+    # Refused frames in a row are one row.
+    ("ALTER TABLE fields ADD COLUMN frames INTEGER NOT NULL DEFAULT 1",),
 )
 
 

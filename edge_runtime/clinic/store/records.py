@@ -45,7 +45,8 @@ class StoredFilm:
         operator: name of who examined it; None when nobody was signed in.
         started_at, finished_at: the latter None while it runs.
         bundle: that looked at it.
-        fields, skipped, cells: counts; cells without rejected ones.
+        fields, skipped, cells: counts; every refused frame is one of the skipped, and cells are
+            without rejected ones.
     """
 
     id: int
@@ -77,6 +78,7 @@ class StoredField:
             put together, and where nobody knows.
         lost: why nobody knows its place; its cells do not count then.
         pixel_size_um: µm per frame pixel; None when unknown.
+        frames: of a skipped one, how many refused frames in a row it stands for.
     """
 
     film: int
@@ -95,6 +97,7 @@ class StoredField:
     place: tuple[int, float, float] | None = None
     lost: str | None = None
     pixel_size_um: float | None = None
+    frames: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,8 +101,10 @@ class Review:
     def content(self, film: int) -> str:
         """SHA-256 of everything a signature vouches for, as it stands now.
 
-        That is slide and patient, bundle, fields, and every cell with box, class and whether it
-        was rejected; the classes that count beside the differential as well.
+        That is everything that page and report show: the film's label and times, the run's record
+        (bundle, settings, screening, camera), fields with their places, and every cell with box,
+        class, picture, attributes, and what people said. Not that fields are kept at full size,
+        which retention changes.
         """
         with self._database.reading() as connection:
             return _content(connection, film)
@@ -121,14 +123,44 @@ def _content(connection: Connection, film: int) -> str:
         "state": found.state,
         "slide": found.slide,
         "patient": found.patient,
-        "bundle": [header.bundle.id, header.bundle.sha256],
+        "note": found.note,
+        "operator": found.operator,
+        "times": [stamp(each) for each in (found.started_at, found.finished_at) if each],
+        "run": header.model_dump(mode="json"),
         "outside": list(classes.outside),
         "fields": [
-            [each.index, each.name, each.reason, each.checked]
+            [
+                each.index,
+                each.name,
+                each.reason,
+                each.frames,
+                each.checked,
+                each.preview_file,
+                each.domain_score,
+                each.place,
+                each.lost,
+            ]
             for each in rows.get_fields(connection, film)
         ],
         "cells": [
-            [each.id, each.field, *each.box_xyxy, each.shown_class, each.rejected]
+            [
+                each.id,
+                each.field,
+                each.number,
+                *each.box_xyxy,
+                each.class_name,
+                each.given_class,
+                each.rejected,
+                each.score,
+                each.class_probability,
+                each.crop_file,
+                None
+                if each.attributes is None
+                else {
+                    name: None if judged is None else [judged.value, judged.probability]
+                    for name, judged in sorted(each.attributes.items())
+                },
+            ]
             for each in rows.get_cells(connection, film)
         ],
     }

@@ -26,7 +26,9 @@ from edge_runtime.types import JudgedAttribute
 def film_query() -> Select[Any]:
     """Films with their counts and signatures; add ``where`` and order."""
     done = select(func.count()).where(fields.c.film == films.c.id, fields.c.reason.is_(None))
-    skipped = select(func.count()).where(fields.c.film == films.c.id, fields.c.reason.is_not(None))
+    skipped = select(func.coalesce(func.sum(fields.c.frames), 0)).where(
+        fields.c.film == films.c.id, fields.c.reason.is_not(None)
+    )
     found = select(func.count()).where(
         cells.c.film == films.c.id, cells.c.counts, ~cells.c.rejected
     )
@@ -104,6 +106,7 @@ def get_fields(connection: Connection, film: int) -> list[StoredField]:
             place=None if row.fragment is None else (row.fragment, row.film_x, row.film_y),
             lost=row.lost,
             pixel_size_um=row.pixel_size_um,
+            frames=row.frames,
         )
         for row in connection.execute(query)
     ]
@@ -127,6 +130,15 @@ def get_cell(connection: Connection, cell: int) -> StoredCell:
     if row is None:
         raise RecordError(f"cell {cell}: no such cell; its film may have been deleted")
     return cell_of(row)
+
+
+def counted_as(connection: Connection, cell: StoredCell) -> StoredCell:
+    """The cell that a find counts as: itself, unless it turned out to be a repeat of another."""
+    if cell.counts or cell.film_cell is None:
+        return cell
+    same = and_(cells.c.film == cell.film, cells.c.film_cell == cell.film_cell, cells.c.counts)
+    row = connection.execute(select(cells).where(same)).first()
+    return cell if row is None else cell_of(row)
 
 
 def cell_of(row: Row[Any]) -> StoredCell:

@@ -109,6 +109,8 @@ fields = Table(
     Column("film_y", Float),
     Column("lost", Text),
     Column("pixel_size_um", Float),
+    # Refused frames in a row that a skipped field stands for.
+    Column("frames", Integer, nullable=False, server_default="1"),
 )
 
 cells = Table(

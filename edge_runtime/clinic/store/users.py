@@ -6,9 +6,13 @@ keeps: it must end one whose ``epoch`` is no longer the account's.
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -62,6 +66,10 @@ class Users:
         self._now = now
         # One hash at a time: each takes its memory.
         self._hashing = threading.Lock()
+        # One try at a time: tries that run at once would all be before the brake.
+        self._trying = threading.Lock()
+        # Failed tries of browsers that know the account, by their mark.
+        self._marked_failures: Counter[str] = Counter()
 
     def is_empty(self) -> bool:
         """Whether there is no account yet; then anybody may make the first."""
@@ -126,16 +134,27 @@ class Users:
         with self._database.reading() as connection:
             return [_as_user(row) for row in connection.execute(select(users).order_by("name_key"))]
 
-    def sign_in(self, name: str, secret: str) -> User:
+    def sign_in(self, name: str, secret: str, *, marks: Collection[str] = ()) -> User:
         """Checks a name and a secret.
+
+        Args:
+            name: as it was typed.
+            secret: PIN or password.
+            marks: of the browser, see ``mark``. One that has signed the account in before has a
+                few tries of its own: failed tries of somebody else do not lock it out.
 
         Raises:
             AccessError: they do not belong together, the account is closed, or too many tries
                 failed; which of the first two it is, the message does not tell.
         """
+        with self._trying:
+            return self._try(name, secret, marks)
+
+    def _try(self, name: str, secret: str, marks: Collection[str]) -> User:
         with self._database.reading() as connection:
             row = connection.execute(select(users).where(users.c.name_key == _key(name))).first()
-        if row is not None and row.locked_until is not None:
+        mark = None if row is None else self._known(row, marks)
+        if mark is None and row is not None and row.locked_until is not None:
             left = (datetime.fromisoformat(row.locked_until) - self._now()).total_seconds()
             # A clock that was set back must not lock anybody out for longer than the longest.
             if 0 < left <= _LONGEST_WAIT_S:
@@ -143,8 +162,10 @@ class Users:
         # A name that is not there takes as long as one that is.
         right = self._verify(self._nobody if row is None else str(row.secret_hash), secret)
         if row is None or not right or not row.active:
-            self._refuse(row)
+            self._refuse(row, mark)
             raise AccessError("sign-in: name and PIN or password do not belong together")
+        if mark is not None:
+            self._marked_failures.pop(mark, None)
         fresh = self._hash(secret) if self._hasher.check_needs_rehash(row.secret_hash) else None
         with self._database.writing() as connection:
             values: dict[str, Any] = {"failures": 0, "locked_until": None}
@@ -154,6 +175,29 @@ class Users:
             user = self._get(connection, row.id)
             self._note(connection, user, "signed_in")
         return user
+
+    def mark(self, user: User) -> str:
+        """What a browser keeps to show later that this account signed in with it.
+
+        It opens nothing. It is worth nothing once the account's secret was changed, or after a few
+        failed tries.
+        """
+        with self._database.reading() as connection:
+            query = select(users.c.secret_hash).where(users.c.id == user.id)
+            hashed = connection.execute(query).scalar_one()
+        number = secrets.token_hex(16)
+        return f"{number}.{_seal(number, user.id, str(hashed))}"
+
+    def _known(self, row: Row[Any], marks: Collection[str]) -> str | None:
+        """The mark by which a browser knows the account and has tries left."""
+        for each in marks:
+            number, _, seal = each.partition(".")
+            right = _seal(number, row.id, str(row.secret_hash))
+            if not hmac.compare_digest(seal.encode(errors="replace"), right.encode()):
+                continue
+            if self._marked_failures[number] < _FREE_TRIES:
+                return number
+        return None
 
     def change_secret(self, user: User, old: str, new: str) -> User:
         """A user's own change of PIN or password; raises as ``sign_in`` and ``add`` do."""
@@ -230,11 +274,16 @@ class Users:
             raise RecordError(f"user {number}: no such account")
         return _as_user(row)
 
-    def _refuse(self, row: Row[Any] | None) -> None:
+    def _refuse(self, row: Row[Any] | None, mark: str | None) -> None:
+        if mark is not None:
+            self._marked_failures[mark] += 1
         with self._database.writing() as connection:
             if row is None:
                 # Not the name that was typed: people type passwords there.
                 self._note(connection, None, "sign_in_refused")
+                return
+            if mark is not None:
+                self._note(connection, None, "sign_in_refused", after={"user": row.id})
                 return
             connection.execute(
                 update(users).where(users.c.id == row.id).values(failures=users.c.failures + 1)
@@ -287,6 +336,12 @@ def _as_user(row: Row[Any]) -> User:
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFKC", " ".join(name.split())).casefold()
+
+
+def _seal(number: str, user: int, secret_hash: str) -> str:
+    # The hash is nobody's but the store's, and another one with the next secret.
+    what = f"known browser {user} {number}".encode(errors="replace")
+    return hmac.new(secret_hash.encode(), what, hashlib.sha256).hexdigest()
 
 
 def _plain(secret: str) -> str:

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from fastapi import APIRouter, Form, HTTPException, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from edge_runtime.clinic.film_view import skip_reason
 from edge_runtime.clinic.store.records import NewFilm
 from edge_runtime.clinic.store.store import ClinicStore
 from edge_runtime.clinic.web.access import AnyUser, Deleter, Examiner, Here
 from edge_runtime.clinic.web.asked import AskedFilm
-from edge_runtime.clinic.web.pages import after, page
+from edge_runtime.clinic.web.language import Catalogue
+from edge_runtime.clinic.web.pages import after, catalogue_of, page
+from edge_runtime.clinic.web.sessions import LONGEST_S
 
 if TYPE_CHECKING:
     from edge_runtime.film_report import FilmReport
@@ -62,14 +65,17 @@ def film(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> Res
     signatures = store.review.signatures(found.id)
     standing = [each for each in signatures if each.withdrawn_at is None]
     changes = store.trail.of_film(found.id)
-    reasons = Counter(each.reason for each in report.fields if each.skipped)
+    reasons = Counter[str]()
+    for each in report.fields:
+        if each.skipped:
+            reasons[skip_reason(each.reason or "")] += each.frames
     return page(
         request,
         "film.html",
         film=found,
         report=report,
         screening=report.screening,
-        map_svg=_map(store, report, found.id),
+        map_svg=_map(store, report, found.id, catalogue_of(request)),
         reasons=reasons.most_common(_SKIPPED_REASONS),
         signatures=signatures,
         holds=all(store.review.holds(each) for each in standing),
@@ -93,8 +99,9 @@ def picture(
     if not clinic.store.pictures.path(found.id, name).is_file():
         raise HTTPException(404, f"film {found.id}: no such picture")
     content = clinic.store.pictures.read(found.id, name)
-    # What a name stands for never changes.
-    kept = {"cache-control": "private, max-age=31536000, immutable"}
+    # What a name stands for never changes. Kept for a session and no longer: without TLS a browser
+    # does not drop it on signing out, and a film may be deleted.
+    kept = {"cache-control": f"private, max-age={LONGEST_S:.0f}, immutable"}
     return Response(content, media_type="image/jpeg", headers=kept)
 
 
@@ -120,12 +127,26 @@ def delete(request: Request, clinic: Here, user: Deleter, found: AskedFilm) -> R
     return after(request, "/films", "film.deleted", film=found.id)
 
 
-def _map(store: ClinicStore, report: FilmReport, film: int) -> Any:
+def _map(store: ClinicStore, report: FilmReport, film: int, spoken: Catalogue) -> Any:
     from markupsafe import Markup
 
     from edge_runtime.clinic.film_view import class_order
-    from edge_runtime.film.mosaic_map import draw_map
+    from edge_runtime.film.mosaic_map import MapWords, draw_map
 
     found = store.films.map_of(film)
     # An SVG without scripts and styles, its texts escaped where it is drawn.
-    return None if found is None else Markup(draw_map(found, order=class_order(report)))
+    if found is None:
+        return None
+    words = MapWords(
+        class_name=spoken.class_name,
+        count=spoken.number,
+        title=lambda cells, parts: spoken.text(
+            "map.title", cells=spoken.number(cells), parts=spoken.number(parts)
+        ),
+        cell=lambda name, number: spoken.text("map.cell", name=name, number=number),
+        another_part=spoken.text("map.another_part"),
+        lost=lambda fields: spoken.count("map.lost", fields),
+        nowhere=spoken.text("map.nowhere"),
+        research=spoken.text("base.research"),
+    )
+    return Markup(draw_map(found, order=class_order(report), words=words))

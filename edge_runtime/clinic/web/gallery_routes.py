@@ -22,7 +22,7 @@ from edge_runtime.clinic.store.records import StoredCell, StoredField, StoredFil
 from edge_runtime.clinic.store.roles import may
 from edge_runtime.clinic.store.users import User
 from edge_runtime.clinic.web.access import AnyUser, Corrector, Here
-from edge_runtime.clinic.web.asked import AskedFilm, CellNumber, FieldIndex
+from edge_runtime.clinic.web.asked import AskedCell, AskedFilm, FieldIndex
 from edge_runtime.clinic.web.pages import page
 
 router = APIRouter(tags=["gallery"])
@@ -118,23 +118,23 @@ def field(
 def give_class(
     clinic: Here,
     user: Corrector,
-    cell: CellNumber,
+    found: AskedCell,
     class_name: Annotated[str, Form(max_length=100)],
 ) -> CellState:
     """Names a cell."""
-    return _state(clinic.store.corrections.give_class(cell, class_name, user))
+    return _state(clinic.store.corrections.give_class(found.id, class_name, user))
 
 
 @router.post("/cells/{cell}/reject")
-def reject(clinic: Here, user: Corrector, cell: CellNumber) -> CellState:
+def reject(clinic: Here, user: Corrector, found: AskedCell) -> CellState:
     """Says that a find is no white cell."""
-    return _state(clinic.store.corrections.reject(cell, user))
+    return _state(clinic.store.corrections.reject(found.id, user))
 
 
 @router.post("/cells/{cell}/restore")
-def restore(clinic: Here, user: Corrector, cell: CellNumber) -> CellState:
+def restore(clinic: Here, user: Corrector, found: AskedCell) -> CellState:
     """Says that a rejected find is a cell after all."""
-    return _state(clinic.store.corrections.restore(cell, user))
+    return _state(clinic.store.corrections.restore(found.id, user))
 
 
 @router.post("/films/{film}/undo")
@@ -145,8 +145,7 @@ def undo(clinic: Here, user: Corrector, found: AskedFilm) -> Undone:
         return Undone(what=None)
     if change.cell is None:
         return Undone(what=change.action, field=int((change.after or {})["field"]))
-    cells = clinic.store.films.cells(found.id, every=True)
-    cell = next(each for each in cells if each.id == change.cell)
+    cell = clinic.store.films.counted_as(change.cell)
     return Undone(what=change.action, cell=_state(cell), field=cell.field)
 
 

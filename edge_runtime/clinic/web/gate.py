@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from ipaddress import ip_address, ip_network
 from urllib.parse import parse_qs, quote
 
-from anyio import to_thread
+from anyio import move_on_after, to_thread
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
@@ -28,6 +29,8 @@ CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 POLL_HEADER = "x-leukoscope-poll"
 # The longest note is 4000 characters; nothing is uploaded.
 LARGEST_BODY = 64 * 1024
+# Who sends slower than this holds one of the few places for requests.
+BODY_S = 15.0
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _FORM = "application/x-www-form-urlencoded"
 # A gallery asks for hundreds of crops at once, a live page for a few pictures each second.
@@ -103,7 +106,7 @@ class Gate:
     def _refused_at_once(self, request: Request) -> Response | None:
         if not self._is_our_name(request.headers.get("host", "")):
             return PlainTextResponse("this device does not go by that name", 421)
-        asker = request.client.host if request.client else ""
+        asker = _asker(request.client.host if request.client else "")
         wait = self._rate.take(asker)
         if not wait and request.url.path == SIGN_IN and request.method not in _SAFE:
             wait = self._sign_in_rate.take(asker)
@@ -124,7 +127,11 @@ class Gate:
             return _sign_in_first(request), receive
         if request.method in _SAFE:
             return None, receive
-        body = await _body(request)
+        body: bytes | None = None
+        with move_on_after(BODY_S) as waiting:
+            body = await _body(request)
+        if waiting.cancelled_caught:
+            return PlainTextResponse(f"not sent within {BODY_S:g} s", 408), receive
         if body is None:
             return PlainTextResponse(f"more than {LARGEST_BODY} bytes", 413), receive
         if not self._same_origin(request):
@@ -146,6 +153,18 @@ class Gate:
         origin = request.headers.get("origin")
         scheme = "https" if self._clinic.tls else "http"
         return origin is None or origin == f"{scheme}://{request.headers.get('host', '')}"
+
+
+def _asker(address: str) -> str:
+    """Whom a bucket is for: with IPv6 a whole network, of which one machine has every address."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if found.version == 4:
+        return address
+    mapped = found.ipv4_mapped
+    return str(ip_network((found, 64), strict=False)) if mapped is None else str(mapped)
 
 
 def _sign_in_first(request: Request) -> Response:

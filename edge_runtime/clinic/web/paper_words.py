@@ -14,7 +14,7 @@ from edge_runtime.clinic.web.language import DEFAULT_LANGUAGE, Catalogue, read_m
 
 
 def paper_words(spoken: Catalogue) -> Callable[..., str]:
-    """Says a message of ``paper.words``, a class of cells, or why screening abstains.
+    """Says a message of ``paper.words``, a class of cells, or why something was not done.
 
     A sentence that is new there and not here yet stays English rather than being left out.
     """
@@ -22,8 +22,11 @@ def paper_words(spoken: Catalogue) -> Callable[..., str]:
 
     def say(message: str, /, **values: object) -> str:
         if message not in _names():
-            # A reason why screening keeps silent, or a class.
-            why = spoken.messages.get(f"screening.why_{message.replace(' ', '_')}")
+            # A reason why screening keeps silent or a field was skipped, or a class.
+            why = spoken.messages.get(
+                f"screening.why_{message.replace(' ', '_')}",
+                spoken.messages.get(f"skipped.{message}"),
+            )
             return spoken.class_name(message) if why is None else why
         said = translated.get(_names()[message], message)
         return said.format(**values) if values else said

@@ -18,8 +18,9 @@ from edge_runtime.errors import LeukoscopeError
 
 # A shift. A page that polls must not keep a forgotten session alive for ever.
 LONGEST_S = 12 * 3600.0
-# More than the screens and phones of a clinic; the one unused longest ends.
-_MOST_SESSIONS = 64
+# More screens and phones than one person uses; the person's own one unused longest ends. A limit
+# over all people would let one of them end the sessions of the others.
+_MOST_OF_A_USER = 8
 
 
 @dataclass
@@ -66,9 +67,10 @@ class Sessions:
         token, now = self._new_token(), self._now()
         with self._lock:
             self._sessions[_key(token)] = Session(user, self._new_token(), now, now)
-            if len(self._sessions) > _MOST_SESSIONS:
-                oldest = min(self._sessions, key=lambda key: self._sessions[key].used)
-                del self._sessions[oldest]
+            own = [key for key, each in self._sessions.items() if each.user.id == user.id]
+            if len(own) > _MOST_OF_A_USER:
+                # The newest has just been used, so it is never the oldest of several.
+                del self._sessions[min(own[:-1], key=lambda key: self._sessions[key].used)]
         return token
 
     def find(self, token: str, *, polling: bool = False) -> Session | None:

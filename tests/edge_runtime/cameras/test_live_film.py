@@ -14,6 +14,10 @@ from edge_runtime.cameras.device import CameraDevice, DeviceLost
 from edge_runtime.cameras.paced import PacedDevice
 from edge_runtime.cameras.watchdog import Patience, WatchedCamera
 from edge_runtime.errors import StoreError
+from edge_runtime.film.camera_profile import GateLimits
+from edge_runtime.film.field_measures import FieldMeasures
+from edge_runtime.film.gate import GateVerdict
+from edge_runtime.film.guide import FilmGuide
 from edge_runtime.film_report import FilmReport
 from edge_runtime.live_feed import LiveFeed
 from edge_runtime.pipeline import FilmRunner
@@ -120,6 +124,45 @@ def test_the_film_goes_on_over_a_gap_and_tells_it() -> None:
     assert during
     assert during[0].reason == "pulled"
     assert statuses[-1].camera_gap is None
+
+
+class _Gate:
+    """Lets every fiftieth frame pass."""
+
+    limits = GateLimits()
+
+    def judge(self, frame: Frame) -> GateVerdict:
+        measures = FieldMeasures(9.0, None, 1.0, 200.0, 0.0, 0.1, 90.0, 9.0)
+        if frame.index % 50 == 0:
+            return GateVerdict(None, None, measures, None)
+        reason = f"out of focus (edges {frame.index} px): turn the fine focus"
+        return GateVerdict("out of focus", reason, measures, None)
+
+
+def test_refused_frames_in_a_row_are_one_entry_and_all_of_them_are_counted() -> None:
+    sink, statuses = RecordingSink(), list[RunStatus]()
+    with camera_of(limit=175) as camera:
+        runner = FilmRunner(
+            camera=camera,
+            detector=FakeDetector(),  # type: ignore[arg-type]
+            streams=1,
+            sinks=[sink],
+            setup=SETUP,
+            on_status=statuses.append,
+            guide=FilmGuide(gate=_Gate()),  # type: ignore[arg-type]
+        )
+        report = runner.run()
+    assert report.gate is not None
+    assert (report.totals.fields, report.totals.fields_skipped) == (4, 171)
+    assert report.gate.refused == {"out of focus": 171}
+    assert sum(each.frames for each in sink.skipped) == 171
+    assert len(sink.skipped) < 12
+    assert sum(each.frames for each in report.fields if each.skipped) == 171
+    assert [each.index for each in report.fields] == sorted(each.index for each in report.fields)
+    told = [each.fields_skipped for each in statuses]
+    assert told == sorted(told)
+    assert len(set(told)) > 50, "the page tells each at once"
+    assert sink.reports == [report]
 
 
 def test_stop_ends_a_film_whose_camera_is_gone() -> None:

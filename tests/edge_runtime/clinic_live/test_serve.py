@@ -303,3 +303,31 @@ def certificate(folder: Path, name: str) -> tuple[Path, Path]:
         )
     )
     return cert_path, key_path
+
+
+def test_a_page_that_ends_by_itself_is_no_good_end(capsys: pytest.CaptureFixture[str]) -> None:
+    from contextlib import asynccontextmanager
+
+    import typer
+    from fastapi import FastAPI
+
+    from edge_runtime.serve_cli import _serve
+
+    @asynccontextmanager
+    async def fails(app: FastAPI) -> Any:
+        (Path("/dev/null") / "none").mkdir()
+        yield
+
+    ended: list[str] = []
+    with listening("127.0.0.1", 0) as listener, pytest.raises(typer.Exit) as left:
+        _serve(
+            FastAPI(lifespan=fails),
+            listener,
+            None,
+            None,
+            began=lambda: ended.append("began"),
+            end_film=lambda: ended.append("film"),
+        )
+    assert left.value.exit_code == 1
+    assert "the page ended by itself" in capsys.readouterr().err
+    assert ended == []

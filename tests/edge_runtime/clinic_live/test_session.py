@@ -426,3 +426,71 @@ def test_stored_pictures_are_opened_once_and_examined_from_the_first(
         kept = store.films.get(film)
         assert (kept.state, kept.fields, kept.cells) == ("complete", 3, 3)
         assert session.view().preview is False
+
+
+def test_a_preview_that_breaks_does_not_end_the_session(
+    session: LiveSession, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_runtime.film.gate import FieldGate
+
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError("oh")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FieldGate, "judge", breaks)
+        view = wait_for(session, lambda view: view.phase == "failed", look=True)
+    assert view.error == "ZeroDivisionError: oh"
+    wait_for(session, lambda view: view.phase == "idle" and view.sight is not None, look=True)
+    session.start(SLIDE, by=people.operator)
+
+
+def test_a_camera_that_cannot_be_closed_does_not_end_the_session(
+    session: LiveSession, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge_runtime.clinic.live.shared_camera import SharedCamera
+
+    close = SharedCamera.close
+
+    def breaks(camera: SharedCamera) -> None:
+        close(camera)
+        raise OSError("driver")
+
+    monkeypatch.setattr(SharedCamera, "close", breaks)
+    session.start(SLIDE, by=people.operator)
+    session.stop(people.operator)
+    assert session.wait(5)
+    # Nobody looks, so the camera is closed after a while.
+    time.sleep(1.5)
+    session.start(SLIDE, by=people.operator)
+
+
+def test_the_trail_tells_who_ended_a_film(
+    session: LiveSession, people: People, store: ClinicStore
+) -> None:
+    film = session.start(SLIDE, by=people.operator)
+    session.stop(people.reviewer)
+    session.stop(people.reviewer)
+    assert session.wait(5)
+    told = [(x.action, x.user) for x in store.trail.of_film(film)]
+    assert told.count(("film_stopped", people.reviewer.name)) == 1
+    assert ("film_finished", None) in told
+
+
+def test_a_loss_of_track_is_said_longer_than_one_field(
+    session: LiveSession, stage: Stage, people: People
+) -> None:
+    session.start(SLIDE, by=people.operator)
+    wait_for(session, lambda view: cells(view) == 1)
+    stage.at = (560, 190)
+    # The next field is the first of another part, and has its place there.
+    wait_for(session, lambda view: view.guidance is not None and parts(view) == 2)
+    time.sleep(0.5)
+    view = session.view()
+    assert view.guidance is not None
+    assert view.guidance.lost is None
+    assert view.headline.id == "live.say.lost"
+
+
+def parts(view: LiveView) -> int:
+    mosaic = None if view.guidance is None else view.guidance.mosaic
+    return 0 if mosaic is None else mosaic.fragments

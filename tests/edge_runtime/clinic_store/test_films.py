@@ -264,3 +264,15 @@ def test_a_damaged_or_foreign_file_is_told_in_one_line(tmp_path: Path) -> None:
 
 def test_only_the_owner_may_look_into_a_store(store: ClinicStore) -> None:
     assert store.folder.stat().st_mode & 0o077 == 0
+
+
+def test_refused_frames_in_a_row_are_one_row_and_all_are_counted(store: ClinicStore) -> None:
+    many = SkippedFrame(1, "f1", "out of focus (9 px): turn", "out of focus", 4000)
+    number = keep_film(
+        store, [field_of(0), many, SkippedFrame(4001, "torn", "torn"), field_of(5000)]
+    )
+    assert store.films.get(number).skipped == 4001
+    assert [each.frames for each in store.films.fields(number)] == [1, 4000, 1, 1]
+    report = store.reports.corrected(number)
+    assert (report.totals.fields, report.totals.fields_skipped) == (2, 4001)
+    assert [each.frames for each in report.fields] == [1, 4000, 1, 1]

@@ -15,6 +15,7 @@ from edge_runtime.clinic.store.database import DATABASE_FILE
 from edge_runtime.clinic.store.records import NewFilm, StoredCell
 from edge_runtime.clinic.store.sink import StoreSink
 from edge_runtime.clinic.store.store import ClinicStore, open_store
+from edge_runtime.errors import RecordError
 from edge_runtime.film.film_cells import CellMerge, Find, Sighting
 from edge_runtime.film.mosaic import MosaicUpdate
 from edge_runtime.film.track import FragmentTie, Lost, Placed
@@ -241,7 +242,7 @@ def test_a_store_of_the_first_version_keeps_its_films_and_signatures(
     plain.execute("DROP INDEX cells_of_film_cell")
     for table, columns in (
         ("cells", ("film_cell", "counts")),
-        ("fields", ("age_ms", "fragment", "film_x", "film_y", "lost", "pixel_size_um")),
+        ("fields", ("age_ms", "fragment", "film_x", "film_y", "lost", "pixel_size_um", "frames")),
     ):
         for column in columns:
             plain.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
@@ -253,4 +254,44 @@ def test_a_store_of_the_first_version_keeps_its_films_and_signatures(
         assert store.review.content(number) == content
         assert all(each.counts for each in store.films.cells(number))
     assert (folder / f"{DATABASE_FILE}.version-1").is_file()
-    assert len(migrations.STEPS) == 2
+    assert len(migrations.STEPS) == 3
+
+
+def test_what_was_carried_over_to_another_cell_is_taken_back_there(
+    film: Growing, people: People
+) -> None:
+    for each in (FIRST, BETTER, NOWHERE, NEXT):
+        film.sink.append(each)
+    gone, stays = film.cell(4), film.cell(2)
+    film.store.corrections.reject(gone.id, people.operator)
+    film.sink.settle(JOINED)
+    assert film.cell(2).rejected
+    assert film.store.corrections.undo(film.number, people.operator) is not None
+    assert (film.cell(2).id, film.cell(2).rejected) == (stays.id, False)
+    assert film.store.films.counts(film.number) == {"eosinophil": 1, "lymphocyte": 3}
+    undone = film.store.trail.of_film(film.number)[-1]
+    assert (undone.action, undone.cell) == ("change_undone", stays.id)
+
+
+def test_what_another_says_of_the_cell_that_stays_is_not_taken_back(
+    film: Growing, people: People
+) -> None:
+    for each in (FIRST, BETTER, NOWHERE, NEXT):
+        film.sink.append(each)
+    film.store.corrections.reject(film.cell(2).id, people.reviewer)
+    film.store.corrections.reject(film.cell(4).id, people.operator)
+    film.sink.settle(JOINED)
+    assert film.store.corrections.undo(film.number, people.operator) is not None
+    assert film.cell(2).rejected
+
+
+def test_a_repeat_takes_no_correction_that_would_count_for_nothing(
+    film: Growing, people: People
+) -> None:
+    film.sink.append(FIRST)
+    film.sink.append(BETTER)
+    every = film.store.films.cells(film.number, every=True)
+    repeat = next(each for each in every if not each.counts)
+    with pytest.raises(RecordError, match=f"cell {film.cell(0).id}, seen again"):
+        film.store.corrections.give_class(repeat.id, "erythroblast", people.operator)
+    assert film.store.films.counted_as(repeat.id).id == film.cell(0).id

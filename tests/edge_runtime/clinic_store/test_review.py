@@ -282,3 +282,28 @@ def test_a_clock_that_jumped_ahead_deletes_nothing(
         store.retention.run(None)
     assert store.films.get(film).cells == 5
     assert store.retention.run(people.admin, clock_is_right=True).films == (film,)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE films SET note = 'another'",
+        "UPDATE films SET operator = NULL",
+        "UPDATE films SET header = replace(header, '\"virtual\"', '\"other\"')",
+        "UPDATE cells SET crop_file = NULL",
+        "UPDATE cells SET attributes = NULL",
+        "UPDATE cells SET class_probability = 0.99",
+        "UPDATE fields SET preview_file = NULL",
+        "UPDATE fields SET lost = 'apart'",
+        "UPDATE fields SET frames = 7",
+    ],
+)
+def test_a_signature_covers_everything_that_is_shown(
+    store: ClinicStore, people: People, change: str
+) -> None:
+    film = keep_film(store, [field_of(0)], film=NewFilm("S-1", note="one"), by=people.operator)
+    signature = store.review.sign(film, people.reviewer)
+    assert store.review.holds(signature)
+    with store.database.writing() as connection:
+        connection.exec_driver_sql(change)
+    assert not store.review.holds(signature)

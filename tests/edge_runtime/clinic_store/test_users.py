@@ -227,3 +227,20 @@ def test_a_hash_that_is_none_signs_nobody_in(store: ClinicStore, people: People)
         connection.execute(update(users).values(secret_hash=""))
     with pytest.raises(AccessError):
         store.users.sign_in("Otto Operator", "")
+
+
+def test_tries_at_the_same_moment_do_not_get_past_the_brake(
+    store: ClinicStore, people: People
+) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def guess(number: int) -> str:
+        try:
+            store.users.sign_in(people.operator.name, f"99911{number}")
+        except AccessError as error:
+            return "wait" if "too many" in str(error) else "wrong"
+        return "in"
+
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(guess, range(8)))
+    assert sorted(said) == ["wait"] * 3 + ["wrong"] * 5

@@ -17,7 +17,8 @@ from edge_runtime.clinic.web import gate
 from edge_runtime.clinic.web.app import build_app
 from edge_runtime.clinic.web.clinic import Clinic
 from edge_runtime.clinic.web.gate import LARGEST_BODY, is_public
-from edge_runtime.clinic.web.sessions import LONGEST_S
+from edge_runtime.clinic.web.sessions import LONGEST_S, Sessions
+from edge_runtime.errors import AccessError
 from tests.clinic_browser import Browser, Seconds
 from tests.clinic_films import PASSWORD, PIN, People
 
@@ -284,3 +285,56 @@ def test_no_documentation_page_with_scripts_from_elsewhere(sign_in: SignIn) -> N
 
 def test_the_app_is_a_fastapi(clinic: Clinic) -> None:
     assert isinstance(build_app(clinic), FastAPI)
+
+
+def test_nobody_ends_the_sessions_of_others_by_signing_in_often(
+    store: ClinicStore, people: People, seconds: Seconds
+) -> None:
+    sessions = Sessions(store, seconds)
+    other = sessions.begin(people.reviewer)
+    own = []
+    for _ in range(100):
+        seconds.at += 0.01
+        own.append(sessions.begin(people.operator))
+    assert sessions.find(other) is not None
+    assert [sessions.find(each) is not None for each in own] == [False] * 92 + [True] * 8
+
+
+def test_failed_tries_of_somebody_else_lock_nobody_out_of_a_known_browser(
+    sign_in: SignIn, people: People, seconds: Seconds
+) -> None:
+    known = sign_in("operator")
+    known.post("/sign-out")
+    name = people.operator.name
+
+    def tried(client: TestClient, secret: str) -> int:
+        seconds.at += 60
+        return client.post("/sign-in", data={"name": name, "secret": secret}).status_code
+
+    stranger = TestClient(known.client.app, follow_redirects=False)
+    assert [tried(stranger, "999111") for _ in range(8)] == [403] * 8
+    assert tried(stranger, PIN) == 403, "locked"
+    assert tried(known.client, PIN) == 303
+    # It has no more tries than anybody, and knows no other account.
+    assert [tried(known.client, "999111") for _ in range(5)] == [403] * 5
+    tried(stranger, "999111")
+    assert tried(known.client, PIN) == 403
+
+
+def test_a_mark_is_of_one_account_and_one_secret(store: ClinicStore, people: People) -> None:
+    for _ in range(6):
+        with pytest.raises(AccessError):
+            store.users.sign_in(people.operator.name, "999111")
+    of_another = store.users.mark(people.reviewer)
+    old = store.users.mark(people.operator)
+    for marks in ([of_another], ["x"], ["." * 9], ["é.é"]):
+        with pytest.raises(AccessError, match="too many"):
+            store.users.sign_in(people.operator.name, PIN, marks=marks)
+    known = store.users.sign_in(people.operator.name, PIN, marks=[of_another, old])
+    assert known.id == people.operator.id
+    store.users.reset_secret(people.admin, people.operator.id, "314159")
+    for _ in range(6):
+        with pytest.raises(AccessError):
+            store.users.sign_in(people.operator.name, "999111")
+    with pytest.raises(AccessError, match="too many"):
+        store.users.sign_in(people.operator.name, "314159", marks=[old])

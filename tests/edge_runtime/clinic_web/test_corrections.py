@@ -67,7 +67,8 @@ def test_a_class_that_is_none(
 ) -> None:
     cell = store.films.cells(film)[0]
     assert sign_in("operator").post(f"/cells/{cell.id}/class", data).status_code == status
-    assert sign_in("operator").post("/cells/999/reject").status_code == 409
+    assert sign_in("operator").post("/cells/999/reject").status_code == 404
+    assert sign_in("admin").post("/cells/999/reject").status_code == 403
 
 
 def test_an_admin_corrects_nothing(sign_in: SignIn, store: ClinicStore, film: int) -> None:

@@ -53,6 +53,34 @@ def test_the_html_report_is_the_corrected_one(
     assert "eosinophil: 5 of 5 cells" in text
 
 
+def test_the_html_report_says_how_far_the_review_is(
+    sign_in: SignIn, store: ClinicStore, people: People, film: int
+) -> None:
+    def exported() -> str:
+        return sign_in("reviewer").post(f"/films/{film}/export", {"form": "html"}).text
+
+    text = exported()
+    assert "<strong>Preliminary.</strong> Preliminary: proposed by software" in text
+    assert store.review.content(film) in text
+    signature = store.review.sign(film, people.reviewer, comment="looked <twice>")
+    text = exported()
+    assert "<strong>Final</strong>" in text
+    assert "Reviewed and signed by Rosa Reviewer, 2026-07-25 12:00 UTC." in text
+    assert signature.content_sha256 in text
+    assert "looked &lt;twice&gt;" in text
+    store.review.reopen(film, people.reviewer, "a wrong class")
+    assert "by Rosa Reviewer: a wrong class" in exported()
+    store.review.sign(film, people.reviewer)
+    text = exported()
+    assert "<strong>Amended</strong>" in text
+    assert "matches what is stored" in text
+    with store.database.writing() as connection:
+        connection.exec_driver_sql("UPDATE films SET note = 'another'")
+    text = exported()
+    assert '<strong class="warn">Amended</strong>' in text
+    assert "does not match what is stored" in text
+
+
 def test_anonymous_names_nobody(sign_in: SignIn, film: int) -> None:
     browser = sign_in("admin")
     for form in ("csv", "json"):

@@ -118,7 +118,7 @@ def test_pictures_are_kept_by_the_browser_of_who_is_signed_in(
     answer = browser.get(path)
     assert answer.content == store.pictures.read(film, cell.crop_file or "")
     assert answer.headers["content-type"] == "image/jpeg"
-    assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+    assert answer.headers["cache-control"] == "private, max-age=43200, immutable"
     assert anybody.get(path).status_code == 401
 
 
@@ -183,6 +183,32 @@ def test_the_map_stands_in_the_page(
     assert f'id="cell-{cells[0].id}"' in text
     assert f'data-gallery="/films/{film}/gallery"' in text
     assert f'id="cell-{cells[0].id}"' in sign_in("operator").get(f"/films/{film}/gallery").text
+
+
+def test_map_and_skipped_fields_in_spanish(
+    clinic: Clinic, sign_in: SignIn, film: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = FilmMap(
+        tuple(MapCell(x.id, 0, x.box_xyxy, "neutrophil") for x in clinic.store.films.cells(film)),
+        ((0, (0.0, 0.0, 200.0, 150.0)), (1, (300.0, 0.0, 400.0, 150.0))),
+        lost_fields=2,
+    )
+    monkeypatch.setattr(type(clinic.store.films), "map_of", lambda films, film: drawn)
+    with clinic.store.database.writing() as connection:
+        connection.exec_driver_sql(
+            "UPDATE fields SET reason = 'out of focus (edges 3 px): turn the fine focus' "
+            "WHERE reason IS NOT NULL"
+        )
+    browser = sign_in("operator")
+    browser.post("/language", {"language": "es"})
+    text = browser.get(f"/films/{film}").text
+    assert "</strong> desenfocado</li>" in text
+    map_svg = text[text.index("<svg xmlns") :].partition("</svg>")[0]
+    assert f"neutrófilo: {len(drawn.cells)}" in map_svg
+    assert "2 campos no están en el mapa" in map_svg
+    assert "Otra parte del frotis" in map_svg
+    for english in ("neutrophil", "Map of", "part of", "cell ", "research"):
+        assert english not in map_svg, english
 
 
 def row(text: str, name: str) -> list[str]:

@@ -14,6 +14,7 @@ from edge_runtime.clinic import web
 from edge_runtime.clinic.store.device_settings import ClinicSettings
 from edge_runtime.clinic.store.roles import ROLES
 from edge_runtime.clinic.web.language import LANGUAGES, Catalogue, catalogue
+from edge_runtime.film.gate import Refusal
 from edge_runtime.film.screening import ScreeningState, WhyAbstain
 
 WEB = Path(web.__file__).parent
@@ -31,7 +32,7 @@ def used() -> tuple[set[str], set[str]]:
     """Ids, and beginnings of ids of which the end is chosen while running."""
     heads = {name.partition(".")[0] for name in catalogue("en").messages}
     ids: set[str] = set()
-    beginnings: set[str] = {"action.", "class.", "setting."}
+    beginnings: set[str] = {"action.", "class.", "setting.", "skipped."}
     counted: set[str] = set()
     live = (CLINIC / "live").glob("*.py")
     for file in [*(CLINIC / "templates" / "web").glob("*.html"), *WEB.glob("*.py"), *live]:
@@ -78,13 +79,14 @@ def test_every_setting_role_and_action_has_its_words() -> None:
     wanted |= {f"role.{name}" for name in ROLES}
     wanted |= {f"class.{name}" for name in (*ClinicSettings().extra_classes, UNCLASSIFIED)}
     wanted |= {f"screening.why_{why.replace(' ', '_')}" for why in get_args(WhyAbstain)}
+    wanted |= {f"skipped.{why}" for why in get_args(Refusal)}
     states = [each.replace(": ", "_").replace(" ", "_") for each in get_args(ScreeningState)]
     wanted |= {f"screening.state_{each}" for each in states}
     store = [each.read_text() for each in (CLINIC / "store").glob("*.py")]
     # What is written into the trail: two words, the second of them past tense.
     ends = (
         "added|closed|changed|checked|confirmed|deleted|expired|finished|given|in|merged|opened|"
-        "recovered|refused|rejected|reset|restored|signed|started|undone|withdrawn"
+        "recovered|refused|rejected|reset|restored|signed|started|stopped|undone|withdrawn"
     )
     past = rf"""["']([a-z_]+_(?:{ends}))["']"""
     actions = {name for text in store for name in re.findall(past, text)}
@@ -112,6 +114,7 @@ def test_the_printed_report_is_said_in_every_language(language: str) -> None:
     assert say(words.PAGE, page=1, pages=2) == translated["page"].format(page=1, pages=2)
     assert say("lymphocyte") == catalogue(language).class_name("lymphocyte")
     assert say("out of domain") == catalogue(language).text("screening.why_out_of_domain")
+    assert say("out of focus") == catalogue(language).text("skipped.out of focus")
     assert paper_words(catalogue("en"))(words.TITLE) == words.TITLE
 
 
