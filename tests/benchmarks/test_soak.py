@@ -59,7 +59,8 @@ def test_camera_and_clock_fail_and_all_of_it_is_on_record(rig: Rig) -> None:
     report = rig.store.reports.examined(outcome.film or 0)
     assert report.live is not None
     assert len(report.live.gaps) == 2 + len(outcome.unasked)
-    assert outcome.told >= 2
+    # A gap shorter than the wait between two looks at the camera is told only afterwards.
+    assert outcome.told >= 1
     # The gate refused the looks in motion, the others were examined and put on the map.
     assert 10 < outcome.examined < 46
     assert report.mosaic is not None
