@@ -43,6 +43,7 @@ CLINIC_FOLDERS = (
     "edge_runtime/clinic/web/",
     "edge_runtime/clinic/paper/",
     "edge_runtime/clinic/film_pdf.py",
+    "edge_runtime/serve_cli.py",
 )
 
 # Imports every module of one package in a fresh interpreter and reports what that loaded.

@@ -297,8 +297,8 @@ def test_the_command_writes_result_and_page(
     assert answer.exit_code == 0, answer.output
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document["what"] == "latency by camera profile and backend"
-    # Of its own process, which holds no pictures but the one in hand.
-    assert 20 < document["rows"][0]["peak_memory_mb"] < 350
+    # Of its own process, not of this one with all its libraries.
+    assert 20 < document["rows"][0]["peak_memory_mb"] < 500
     assert document["research_use"].startswith("For research use only")
     assert "phone" in answer.output
     assert "For research use only" in page.read_text(encoding="utf-8")

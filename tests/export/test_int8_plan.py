@@ -119,14 +119,19 @@ def test_method_and_blocks_of_each_family_are_taken(
 def test_a_real_sweep_is_understood(run: TrainingRun, float_model: bytes, tmp_path: Path) -> None:
     model = tmp_path / "float.onnx"
     model.write_bytes(float_model)
-    given = ["sweep", f"--run={run.folder}", f"--model={model}", "--minimum=20", "--fields=2"]
-    small = ["--pictures=9", "--method=minmax", "--exclude=1", f"--out={tmp_path / 's'}"]
+    given = ["sweep", f"--run={run.folder}", f"--model={model}", "--minimum=20", "--views=1"]
+    small = ["--method=minmax", "--exclude=1", f"--out={tmp_path / 's'}"]
     result = CliRunner().invoke(calibrate, [*given, *small])
     assert result.exit_code == 0, result.output
     choice = load_sweep(tmp_path / "s" / "sweep.json")["detector"]
     choice.check("detector", float_model)
     assert set(choice.plans) == {"cpu", "tensorrt"}
     assert {plan.method for plan in choice.plans.values()} == {"minmax"}
+
+
+def test_a_trial_chooses_nothing(write_sweep: WriteSweep) -> None:
+    with pytest.raises(DataError, match="trial"):
+        load_sweep(write_sweep(trial=True))
 
 
 def test_another_network_is_refused(
