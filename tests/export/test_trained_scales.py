@@ -173,6 +173,7 @@ def test_a_tensor_with_two_scales_is_refused() -> None:
 
 @pytest.mark.train
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.slow
 def test_a_checkpoint_trained_with_rounding_is_exported_to_the_bit(tmp_path: Path) -> None:
     pytest.importorskip("modelopt", reason="pip install 'leukoscope[qat]'")
     from export.float_onnx import float_onnx, trained_quantisation
