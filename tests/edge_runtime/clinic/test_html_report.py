@@ -75,7 +75,7 @@ class Page(HTMLParser):
         ]
 
 
-def written(film: Any, out: Path, **limits: int) -> str:
+def written(film: Any, out: Path, **limits: Any) -> str:
     film.through(HtmlSink(out, **limits))
     return (out / "report.html").read_bytes().decode("utf-8")
 
