@@ -38,7 +38,7 @@ def small_profiles() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def measured(small_profiles: None, patch_bundle: Path) -> Iterator[dict[str, Any]]:
+def measured(small_profiles: None, patch_bundle: Path) -> dict[str, Any]:
     """All contenders in this process; the command's test starts real ones."""
 
     def here(module: str, job: dict[str, Any], scratch: Path, *, name: str) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def measured(small_profiles: None, patch_bundle: Path) -> Iterator[dict[str, Any
         # They are for a process that does nothing else.
         patch.setattr("edge_runtime.cli.set_environment", lambda: None)
         patch.setattr("edge_runtime.cli.spare_threads", lambda: None)
-        yield measure_latency(
+        # Returned, not yielded: the patches must be gone before the command's test.
+        return measure_latency(
             LatencyPlan(
                 profiles=("hcm_100x_c2",),
                 backends=("onnxruntime", "tensorrt"),
@@ -298,7 +299,7 @@ def test_the_command_writes_result_and_page(
     document = json.loads(out.read_text(encoding="utf-8"))
     assert document["what"] == "latency by camera profile and backend"
     # Of its own process, not of this one with all its libraries.
-    assert 20 < document["rows"][0]["peak_memory_mb"] < 500
+    assert 20 < document["rows"][0]["peak_memory_mb"] < 350
     assert document["research_use"].startswith("For research use only")
     assert "phone" in answer.output
     assert "For research use only" in page.read_text(encoding="utf-8")
