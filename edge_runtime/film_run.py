@@ -353,17 +353,42 @@ def guide_for(
     mosaic = moved if mosaic is None else mosaic
     if not gate and not mosaic:
         return None
-    from edge_runtime.film.camera_profile import load_profile, profile_of
-
-    profile = profile_of(source) if profile_file is None else load_profile(profile_file)
-    if gate and profile is None:
-        say(
-            f"{source}: nobody has set this camera up; fields are refused by limits that suit no "
-            "camera well: `leukoscope setup camera`, or --no-gate"
-        )
+    profile = profile_for(
+        source,
+        profile_file,
+        say=say if gate else lambda line: None,
+        otherwise=", or --no-gate",
+    )
     return film_guide(
         loaded, settings, live=shows_motion(camera), profile=profile, gate=gate, mosaic=mosaic
     )
+
+
+def profile_for(
+    source: str, file: Path | None, *, say: Callable[[str], None], otherwise: str = ""
+) -> CameraProfile | None:
+    """The profile that a person names, or the stored one of this source; None when there is none.
+
+    Args:
+        source: as a person named the camera.
+        file: the profile's, when it is not the stored one.
+        say: told when nobody has set the camera up.
+        otherwise: what else may be done then, after the command that sets it up.
+
+    Raises:
+        SettingsError: a profile cannot be read, or is none.
+    """
+    from edge_runtime.film.camera_profile import load_profile, profile_of
+
+    if file is not None:
+        return load_profile(file)
+    found = profile_of(source)
+    if found is None:
+        say(
+            f"{source}: nobody has set this camera up; fields are refused by limits that suit no "
+            f"camera well: `leukoscope setup camera`{otherwise}"
+        )
+    return found
 
 
 def _rule_in_background(

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from edge_runtime.clinic.store.store import ClinicStore
     from edge_runtime.clinic.web.clinic import DeviceFacts
-    from edge_runtime.film.camera_profile import CameraProfile
     from edge_runtime.film_run import LoadedBundle
     from edge_runtime.settings import Settings
 
@@ -163,7 +162,7 @@ class _Opened:
 
             self.store = opening.enter_context(open_store(self._folder))
             _require_users(self.store, self._folder)
-            from edge_runtime.film_run import bundle_to_run, load_bundle
+            from edge_runtime.film_run import bundle_to_run, load_bundle, profile_for
 
             found = bundle_to_run(self._bundle, self._settings, say=_say)
             self.loaded: LoadedBundle = opening.enter_context(load_bundle(found, self._settings))
@@ -175,7 +174,7 @@ class _Opened:
                     self.loaded,
                     self._settings,
                     source=self._source,
-                    profile=self._profile(),
+                    profile=profile_for(self._source, self._profile_file, say=_say),
                 )
             )
             self._open = opening.pop_all()
@@ -210,19 +209,6 @@ class _Opened:
             backend=f"{record.name} {record.version}, {record.precision} on {record.device}",
             source=self._source,
         )
-
-    def _profile(self) -> CameraProfile | None:
-        from edge_runtime.film.camera_profile import load_profile, profile_of
-
-        if self._profile_file is not None:
-            return load_profile(self._profile_file)
-        found = profile_of(self._source)
-        if found is None:
-            _say(
-                f"{self._source}: nobody has set this camera up; fields are refused by limits that "
-                "suit no camera well: `leukoscope setup camera`"
-            )
-        return found
 
 
 def _serve(

@@ -403,9 +403,10 @@ def _choose(
     swept = (options.chosen or {}).get(head)
     if swept is not None:
         swept.check(head, float_model)
-    plans: dict[str, Int8Plan] = {}
-    for plan in plans_to_try(options.method, options.runtimes, swept):
-        plans[f"{plan.runtime} {plan.method}"] = plan
+    plans: dict[str, Int8Plan] = {
+        f"{plan.runtime} {plan.method}": plan
+        for plan in plans_to_try(options.method, options.runtimes, swept)
+    }
     for method in sorted({plan.method for plan in plans.values()}, key=METHODS.index):
         say(f"{head}: ranges on {drawn.count} training cells, {method}")
         ranges = measure_ranges(float_model, wanted, feeds, method=method)
@@ -416,10 +417,8 @@ def _choose(
     say(f"{head}: float and {len(variants) - 1} int8 variants on validation cells")
     figures = measure(variants, "onnxruntime")
     chosen: dict[Runtime, _Quantised] = {}
-    for name, model in variants.items():
-        if name == _FLOAT:
-            continue
-        runtime, plan = _runtime_of(name), plans[name]
+    for name, plan in plans.items():
+        runtime, model = plan.runtime, variants[name]
         parity = parity_gate(figures[_FLOAT], figures[name], allowed_points=options.allowed_points)
         worst = parity.worst
         say(f"{head}, {name}: {worst.lost_points:+.2f} macro-F1 points lost, on {worst.domain}")

@@ -133,11 +133,13 @@ def load_sweep(path: Path) -> dict[str, SweepChoice]:
 def _plans(result: SweepResult) -> dict[Runtime, Int8Plan]:
     measured = {candidate_name(each): each for each in result.by_loss}
     plans: dict[Runtime, Int8Plan] = {}
-    for runtime, method in ((r, m) for r in _RUNTIMES for m in METHODS):
-        name = result.chosen.get(runtime)
-        if name in measured and measured[name].method == method:
-            plans[runtime] = Int8Plan(runtime, method, measured[name].blocks)
+    for runtime in _RUNTIMES:
+        found = measured.get(result.chosen.get(runtime, ""))
+        method = None if found is None else _METHOD_OF.get(found.method)
+        if found is not None and method is not None:
+            plans[runtime] = Int8Plan(runtime, method, found.blocks)
     return plans
 
 
 _RUNTIMES: tuple[Runtime, ...] = ("cpu", "tensorrt")
+_METHOD_OF: dict[str, Method] = {method: method for method in METHODS}

@@ -90,9 +90,7 @@ class FieldGate:
 
     def _shift(self, frame: Frame) -> float | None:
         """How far the film moved since the frame before, by phase correlation."""
-        size = (_THUMBNAIL_WIDTH, max(16, round(_THUMBNAIL_WIDTH * frame.height / frame.width)))
-        small = cv2.resize(frame.pixels[:, :, 1], size, interpolation=cv2.INTER_AREA)
-        now = np.asarray(small, np.float32)
+        now = thumbnail(frame.pixels)
         before, self._before = self._before, (frame.captured_at_ns, now)
         if before is None or before[1].shape != now.shape:
             return None
@@ -100,7 +98,27 @@ class FieldGate:
             return None
         moved = shift_between(before[1], now)
         # Nothing found again within so short a time: moved farther than can be seen.
-        return 1.0 if moved is None else float(np.hypot(*moved)) / max(size)
+        return 1.0 if moved is None else float(np.hypot(*moved)) / max(now.shape)
+
+
+def thumbnail(
+    pixels: NDArray[np.uint8], like: tuple[int, ...] | None = None
+) -> NDArray[np.float32]:
+    """A picture as ``shift_between`` compares it: small, its green alone.
+
+    Wide enough to find the film again after a move by half a field, for a millisecond or two.
+
+    Args:
+        pixels: uint8 ``(h, w, 3)``, or ``(h, w)``.
+        like: shape of the picture whose proportions it takes; None for its own.
+
+    Returns:
+        float32 ``(at least 16, 240)``.
+    """
+    height, width = (pixels.shape if like is None else like)[:2]
+    size = (_THUMBNAIL_WIDTH, max(16, round(_THUMBNAIL_WIDTH * height / width)))
+    green = pixels if pixels.ndim == 2 else pixels[:, :, 1]
+    return np.asarray(cv2.resize(green, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
 def shift_between(

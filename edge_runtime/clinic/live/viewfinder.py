@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.cameras.device import shrink
-from edge_runtime.film.gate import GateVerdict, shift_between
+from edge_runtime.film.gate import GateVerdict, shift_between, thumbnail
 from edge_runtime.postprocess import encode_jpeg
 from edge_runtime.types import FieldResult, Frame
 
@@ -28,8 +28,6 @@ _LOOKED_S = 3.0
 # Pictures are made at most so often, however many people look.
 _LEAST_INTERVAL_S = 0.12
 _QUALITY = 75
-# Wide enough to find the film again after a move by half a field, for a millisecond or two.
-_THUMBNAIL_WIDTH = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +187,7 @@ class Viewfinder:
             if known is None or known[0] != result.index:
                 known = (result.index, _thumbnail_of_jpeg(result.preview_jpeg, small.shape))
                 self._thumbnail = known
-            now = _thumbnail(small)
+            now = thumbnail(small)
             found = shift_between(known[1], now) if known[1].shape == now.shape else None
             if found is None:
                 return None
@@ -209,22 +207,13 @@ def _drawn(frame: Frame) -> tuple[NDArray[np.uint8], bytes]:
     return small, encode_jpeg(small, quality=_QUALITY)
 
 
-def _thumbnail(small: NDArray[np.uint8]) -> Grey:
-    height = max(16, round(_THUMBNAIL_WIDTH * small.shape[0] / small.shape[1]))
-    green = small if small.ndim == 2 else small[:, :, 1]
-    shrunk = cv2.resize(green, (_THUMBNAIL_WIDTH, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(shrunk, np.float32)
-
-
 def _thumbnail_of_jpeg(jpeg: bytes, like: tuple[int, ...]) -> Grey:
     # Half the size is read for a quarter of the work.
     picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)
     if picture is None:
-        return np.zeros((16, _THUMBNAIL_WIDTH), np.float32)
-    height = max(16, round(_THUMBNAIL_WIDTH * like[0] / like[1]))
-    green = picture[:, :, 1]
-    shrunk = cv2.resize(green, (_THUMBNAIL_WIDTH, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(shrunk, np.float32)
+        # Of no picture's shape, so that nothing is found again in it.
+        return np.zeros((1, 1), np.float32)
+    return thumbnail(np.asarray(picture, np.uint8), like)
 
 
 def _moved(
