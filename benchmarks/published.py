@@ -25,6 +25,7 @@ _SETS = {
     "wide_bccd": "simulated wide fields of bccd",
 }
 
+_SWEPT = {"cpu": "processors", "tensorrt": "TensorRT"}
 _UNSEEN = ("ap", "recall", "precision")
 
 
@@ -100,6 +101,33 @@ def _peers(result: dict[str, Any]) -> str:
             f"| {row['peer']}: {row['figure']} | {wanted} | {row['ratio']:.3f} | "
             f"{'yes' if row['met'] else 'no'} |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def _sweep(result: dict[str, Any]) -> str:
+    (head,) = result["heads"]
+    candidates = head["by_loss"]
+    failed = sum(not each["passed"] for each in candidates)
+    lines = [
+        f"{result['ran_on']}, {result['date']}; ranges of {head['calibrated_on']}, "
+        f"{head['figure']} on {head['judged_on']}. Of {len(candidates)} candidates {failed} "
+        f"lose more than {head['allowed_points']:g} points on some domain.",
+        "",
+        "| artifact for | shipped: ranges by | blocks in float | points lost | MB | least loss of "
+        "all: ranges by | blocks in float | points lost | MB |",
+        "|---|---|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    for runtime, name in head["chosen"].items():
+        own = [each for each in candidates if each["runtime"] == runtime]
+        shipped = next(
+            each for each in own if f"{runtime} {each['method']} {each['exclusion']}" == name
+        )
+        shown = [
+            f"{each['method']} | {len(each['blocks'])} | {each['lost_points']:.2f} | "
+            f"{each['size'] / 1e6:.2f}"
+            for each in (shipped, own[0])
+        ]
+        lines.append(f"| {_SWEPT[runtime]} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -325,6 +353,7 @@ _TABLES = {
     "accuracy": _accuracy,
     "peers": _peers,
     "precision": _precision,
+    "sweep_detector": _sweep,
     "parity": _parity,
     "folds": _folds,
     "heads": _heads,

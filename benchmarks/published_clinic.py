@@ -187,6 +187,7 @@ def _saving(result: dict[str, Any]) -> str:
             f"{result['fields']} fields of {width} x {height} px, medians of {result['rounds']} "
             "rounds",
         ),
+        f"The best published add-on takes {100 * result['published_share']:g} %.",
         _table(
             (
                 "kept as",

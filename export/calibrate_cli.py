@@ -258,12 +258,16 @@ def sweep(
     Goes on where it stopped: each measurement is one file below the folder.
     """
     import json
+    import platform
+
+    import onnxruntime
 
     from calibration.progress import shown
     from calibration.report_page import sweep_page
     from edge_runtime.clinic.atomic_file import prepare_folder, replacing, utf8
     from export.calibration_runs import sweep_head
     from export.calibration_subjects import Limits
+    from export.measurement_day import measurement_day
 
     methods, runtimes = [_method(each) for each in method], _runtimes(runtime)
     prepare_folder(out, (SWEEP_JSON, SWEEP_HTML))
@@ -296,6 +300,8 @@ def sweep(
         "schema_version": 1,
         "research_use": RESEARCH_USE,
         "name": title,
+        "date": measurement_day(None, os.environ),
+        "ran_on": f"onnxruntime {onnxruntime.__version__}, {platform.machine()}",
         "heads": [each.model_dump(mode="json") for each in results],
     }
     with replacing(out / SWEEP_JSON) as file:
