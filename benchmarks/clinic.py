@@ -38,7 +38,12 @@ _START_LIMIT_S = 120.0
 _SECRET = "correct horse"
 _TARGETS = (
     ("first live result after the start of a film, s", "first_result_s", "at_most", 3.0),
-    ("memory of the process with a film running, MB", "memory_mb", "at_most", 350.0),
+    (
+        "memory of the process with a film running, less the stand-in's pictures, MB",
+        "memory_without_pictures_mb",
+        "at_most",
+        350.0,
+    ),
     ("rate against bare session.run", "rate_of_bare", "at_least", 0.80),
 )
 
@@ -49,8 +54,9 @@ class ClinicPlan:
 
     Attributes:
         profile: optical profile of the virtual microscope, moved by hand.
-        fields: pictures that overlap, again and again; the stand-in camera holds them in memory.
+        fields: pictures that overlap, there and back; the stand-in camera holds them in memory.
         fps: of the camera.
+        rest_s: for which the stage rests in each field.
         seconds: of each turn.
         rounds: turns of either.
         threads: processor threads for inference.
@@ -58,8 +64,9 @@ class ClinicPlan:
     """
 
     profile: str = "lcm_100x_c2"
-    fields: int = 5
+    fields: int = 8
     fps: float = 30.0
+    rest_s: float = 1.0
     seconds: float = 15.0
     rounds: int = 3
     threads: int = 2
@@ -104,7 +111,7 @@ def measure_clinic(
     with tempfile.TemporaryDirectory(prefix="leukoscope-clinic-") as name:
         scratch = Path(name)
         frames = _frames(plan)
-        source, held, profile_file = _put(frames, plan, scratch)
+        source, profile_file = _put(frames, plan, scratch)
         with _bare_calls(plan, frames) as (calls, looks):
             progress(f"{plan.profile}: {sum(map(len, calls)) / len(calls):.1f} calls a field")
             _people(scratch / "store")
@@ -129,6 +136,8 @@ def measure_clinic(
                     )
             # The page has ended and is a child of this process: its time counts as our own.
             others = WorkMeter.read().others_share_since(before)
+            kept = _kept(scratch / "store")
+    pictures_mb = len(frames) * frames[0].pixels.nbytes / 1e6
     row = {
         "profile": plan.profile,
         "resolution_px": [frames[0].width, frames[0].height],
@@ -138,7 +147,8 @@ def measure_clinic(
         "first_result_s": round(first_s, 2),
         "first_result_from_process_start_s": round(from_start_s, 2),
         "memory_mb": round(max(memory), 1),
-        "of_it_pictures_of_the_camera_mb": round(held * frames[0].pixels.nbytes / 1e6, 1),
+        "of_it_pictures_of_the_camera_mb": round(pictures_mb, 1),
+        "memory_without_pictures_mb": round(max(memory) - pictures_mb, 1),
         "fields_per_s": round(median(each.rate for each in ours), 3),
         "bare_fields_per_s": round(median(each.rate for each in bare), 3),
         # Turns lie side by side, so that what slows the machine slows both.
@@ -150,6 +160,7 @@ def measure_clinic(
         ),
         "picture_p50_ms": round(1000 * median(served.looks), 1) if served.looks else None,
         "others_share": others,
+        "last_film": kept,
         "turns": [
             {
                 "fields_per_s": round(a.rate, 3),
@@ -164,14 +175,16 @@ def measure_clinic(
 
 
 HOW = (
-    "`leukoscope serve` as a process of its own with the shipped bundle and its own store, on the "
-    f"fields of a virtual microscope moved by hand, as a live camera; {_LOOKERS} people look at it "
-    "over HTTP as often as the page's script does. Gate, mosaic, tally, screening, store with "
-    "previews, crops and full-size fields are on. bare: session.run alone, on the tensors of the "
-    "same fields made beforehand, every model of the bundle as often as the fields need it, one "
-    "caller a thread; nothing is read, shrunk, decoded or kept. Turns alternate; while one runs "
-    "the other rests. cpu_of_bare: the same by processor time, which other programs do not take "
-    "away. memory_mb: resident, with the camera's pictures, which a real camera does not hold."
+    "`leukoscope serve` as a process of its own with the shipped bundle and its own store, on "
+    "fields of a virtual microscope that overlap, shown as by a live camera of 30 pictures a "
+    "second under a stage that is moved by hand and rests for a second in each field; every "
+    f"picture passes the gate. {_LOOKERS} people look at it over HTTP as often as the page's script "
+    "does. Gate, mosaic, tally, screening, store with previews, crops and full-size fields are on; "
+    "the record of every film is asked whether they were. bare: session.run alone, on the tensors "
+    "of the same fields made beforehand, every model of the bundle as often as the fields need "
+    "it, one caller a thread; nothing is read, shrunk, decoded or kept. Turns alternate; while one "
+    "runs the other rests. cpu_of_bare: the same by processor time, which other programs do not "
+    "take away. memory_mb: resident; a real camera does not hold the pictures in it."
 )
 
 
@@ -193,15 +206,13 @@ def _frames(plan: ClinicPlan) -> list[Frame]:
         return [each for each in camera if isinstance(each, Frame)]
 
 
-def _put(frames: Sequence[Frame], plan: ClinicPlan, scratch: Path) -> tuple[str, int, Path]:
-    """The fields as a live source, how many pictures it holds, and the camera's profile."""
+def _put(frames: Sequence[Frame], plan: ClinicPlan, scratch: Path) -> tuple[str, Path]:
+    """The fields as a live source, and the camera's profile."""
     from edge_runtime.film.camera_profile import CameraProfile, GateLimits, save_profile
 
     folder = scratch / "fields"
     folder.mkdir()
-    # To and fro, so that the last field overlaps the first one of the next time.
-    both_ways = [*frames, *frames[-2:0:-1]]
-    for number, frame in enumerate(both_ways):
+    for number, frame in enumerate(frames):
         bgr = cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2BGR)
         if not cv2.imwrite(str(folder / f"field_{number:03d}.png"), bgr):
             raise DataError(f"{folder}: cannot be written; free some space in it")
@@ -212,11 +223,32 @@ def _put(frames: Sequence[Frame], plan: ClinicPlan, scratch: Path) -> tuple[str,
         width=frames[0].width,
         height=frames[0].height,
         pixel_size_um=frames[0].pixel_size_um,
-        # The stage stands still in each picture and jumps between them.
+        # Every field passes, so that every one is examined.
         limits=GateLimits(shift_share=2.0, blur_um=3.0, stained_least=0.001),
     )
     path = save_profile(profile, scratch / "cameras")
-    return f"paced:{plan.fps:g}:{folder}", len(both_ways), path
+    held = max(1, round(plan.fps * plan.rest_s))
+    return f"paced:{plan.fps:g}x{held}:hand:{folder}", path
+
+
+def _kept(store: Path) -> dict[str, int]:
+    """What the last film's record says was done; DataError where gate or mosaic were off."""
+    from edge_runtime.clinic.store.store import open_store
+
+    with open_store(store) as opened:
+        film = opened.films.search(limit=1)[0].id
+        report = opened.reports.examined(film)
+        fields = opened.films.fields(film)
+    if report.gate is None or report.mosaic is None or report.tally is None:
+        raise DataError("leukoscope serve: the film ran without gate, mosaic or tally")
+    return {
+        "fields": report.mosaic.fields,
+        "fields_placed": report.mosaic.fields_placed,
+        "fields_at_full_size": sum(each.frame_file is not None for each in fields),
+        "frames_judged": report.gate.judged,
+        "cells": report.mosaic.cells,
+        "repeats": report.mosaic.repeats,
+    }
 
 
 Call = tuple[Any, dict[str, Tensor]]

@@ -243,6 +243,7 @@ def film_runner(
     on_status: Callable[[RunStatus], None] = lambda status: None,
     guide: FilmGuide | None = None,
     on_frame: Callable[[Frame, GateVerdict | None], None] | None = None,
+    every_frame: bool = True,
 ) -> FilmRunner:
     """A runner for one film; the camera must be open.
 
@@ -255,6 +256,7 @@ def film_runner(
         on_status: after every field.
         guide: of this film (see ``film_guide``); None examines every field and counts every find.
         on_frame: gets every frame before it is examined (see ``FilmRunner``).
+        every_frame: where frames are saved, also those that show nothing new.
     """
     from edge_runtime.pipeline import FilmRunner
 
@@ -270,6 +272,7 @@ def film_runner(
         on_status=on_status,
         guide=guide,
         on_frame=on_frame,
+        every_frame=every_frame,
     )
 
 

@@ -74,7 +74,8 @@ class FilmRunner:
     With a ``guide``, frames that its gate refuses are skipped with the reason, and where it puts
     fields together each cell of the film counts once. ``on_frame`` gets every frame of the camera,
     refused ones too, before it is examined; it is called by the thread that reads the camera, must
-    be quick, and ends the film when it raises.
+    be quick, and ends the film when it raises. Where frames are saved and fields put together,
+    ``every_frame`` says whether those that show nothing new are saved as well.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class FilmRunner:
         on_status: Callable[[RunStatus], None] = lambda status: None,
         guide: FilmGuide | None = None,
         on_frame: Callable[[Frame, GateVerdict | None], None] | None = None,
+        every_frame: bool = True,
         clock: Callable[[], float] = time.perf_counter,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
@@ -114,6 +116,7 @@ class FilmRunner:
         self._on_status = on_status
         self._guide = guide
         self._on_frame = on_frame
+        self._every_frame = every_frame
         self._clock = clock
         self._now = now
         self._stop = threading.Event()
@@ -343,7 +346,9 @@ class FilmRunner:
             scale = min(1.0, settings.preview_side_px / max(frame.width, frame.height))
             small = shrink(frame.pixels, settings.preview_side_px)
             preview = encode_jpeg(small, quality=settings.jpeg_quality)
-        full = encode_jpeg(frame.pixels, quality=95) if settings.save_frames else None
+        full = None
+        if settings.save_frames and (self._every_frame or _shows_something(cells, update)):
+            full = encode_jpeg(frame.pixels, quality=95)
         age_ms = None
         if self._live is not None:
             age_ms = round((self._clock_ns() - frame.captured_at_ns) / 1e6, 3)
@@ -441,6 +446,11 @@ class FilmRunner:
                 guidance=guidance,
             )
         )
+
+
+def _shows_something(cells: Sequence[CellFinding], update: MosaicUpdate | None) -> bool:
+    """Whether a field has the best look at a cell, or shows what no other field shows."""
+    return update is None or update.shows_new or any(cell.counts for cell in cells)
 
 
 def _middle_on_film(cell: CellFinding, place: tuple[int, float, float]) -> tuple[float, float]:

@@ -144,6 +144,9 @@ def _spans(length: int, side: int, scale: float, cell: float) -> list[tuple[int,
     reach = int(side / scale)
     if reach >= length:
         return [(0, length)]
+    # A length that can be halved as often as it has to be is shrunk quickly.
+    pairs = 2 ** max(0, int(np.log2(1 / scale)))
+    reach -= reach % pairs
     overlap = min(_OVERLAP_CELLS * cell, 0.6 * reach)
     count = int(np.ceil((length - overlap) / (reach - overlap)))
     starts = np.linspace(0, length - reach, count).round().astype(int)

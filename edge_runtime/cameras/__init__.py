@@ -176,7 +176,8 @@ CAMERAS: tuple[CameraRow, ...] = (
         "paced",
         "edge_runtime.cameras.paced",
         _starts("paced"),
-        "paced:FPS:SOURCE: the fields of another source, again and again, as a live camera",
+        "paced:FPS[xHELD]:[hand:]SOURCE: the fields of another source, again and again, as a live "
+        "camera",
         live=True,
     ),
     CameraRow(

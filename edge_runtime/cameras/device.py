@@ -187,8 +187,8 @@ class WishedLight:
 def shrink(pixels: UInt8Image, longest: int = PREVIEW_SIDE_PX) -> UInt8Image:
     """The picture with its longest side at most so many pixels, to be looked at by a person.
 
-    Halved as often as it goes, then sampled between pixels: a tenth of the time that averaging
-    over parts of pixels takes, which costs more than the JPEG after it.
+    Quartered and halved as often as it goes, then sampled between pixels: a tenth of the time that
+    averaging over parts of pixels takes, which costs more than the JPEG after it.
     """
     import cv2
     import numpy as np
@@ -198,11 +198,13 @@ def shrink(pixels: UInt8Image, longest: int = PREVIEW_SIDE_PX) -> UInt8Image:
     if scale >= 1:
         return pixels
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    while pixels.shape[1] >= 2 * size[0] and pixels.shape[0] >= 2 * size[1]:
-        # Only whole pairs take the quick way.
-        even = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]
-        half = (even.shape[1] // 2, even.shape[0] // 2)
-        pixels = np.asarray(cv2.resize(even, half, interpolation=cv2.INTER_AREA), np.uint8)
+    # Of sixteen pixels the middle four are enough to look at, and half the work.
+    for times, method in ((4, cv2.INTER_LINEAR), (2, cv2.INTER_AREA)):
+        while pixels.shape[1] >= times * size[0] and pixels.shape[0] >= times * size[1]:
+            # Only whole blocks take the quick way.
+            part = (pixels.shape[1] // times, pixels.shape[0] // times)
+            whole = pixels[: part[1] * times, : part[0] * times]
+            pixels = np.asarray(cv2.resize(whole, part, interpolation=method), np.uint8)
     if (pixels.shape[1], pixels.shape[0]) == size:
         return pixels
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)

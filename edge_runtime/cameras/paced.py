@@ -25,6 +25,12 @@ DRIVER_BUFFERS = 4
 # Fields are held decoded, so that the pace does not depend on how long one takes to make.
 _MOST_FIELDS = 16
 _MOST_BYTES = 128 * 2**20
+_SPELLING = "paced:FPS[xHELD]:[hand:]SOURCE"
+_SOURCE = re.compile(
+    r"paced:(?P<fps>[0-9]{1,4}(?:\.[0-9]{1,3})?)(?:x(?P<held>[1-9][0-9]{0,3}))?:"
+    r"(?P<hand>hand:)?(?P<inner>.+)",
+    re.DOTALL,
+)
 
 
 class PacedDevice:
@@ -125,7 +131,11 @@ def open_camera(
     patience: Patience | None = None,
     clock_ns: Callable[[], int] = time.monotonic_ns,
 ) -> WatchedCamera:
-    """The live camera for ``paced:FPS:SOURCE``.
+    """The live camera for ``paced:FPS[xHELD]:[hand:]SOURCE``.
+
+    Each field is shown for ``HELD`` pictures, as under a stage that is moved and rests. ``hand``
+    says that the fields of a folder overlap in their order; fields that do are shown there and
+    back, so that neighbours always overlap.
 
     Raises:
         CameraError: the source is malformed, is itself a live one, or holds no field.
@@ -133,23 +143,25 @@ def open_camera(
     from edge_runtime.cameras import is_live, is_moved
     from edge_runtime.cameras import open_camera as open_inner
 
-    words = re.fullmatch(r"paced:([0-9]{1,4}(?:\.[0-9]{1,3})?):(.+)", source, re.DOTALL)
-    if words is None or not float(words[1]) > 0:
-        raise CameraError(f"source {source!r}: write paced:FPS:SOURCE, such as paced:10:virtual")
-    fps, inner = float(words[1]), words[2]
-    pictures: list[UInt8Image] = []
+    words = _SOURCE.fullmatch(source)
+    if words is None or not float(words["fps"]) > 0:
+        raise CameraError(f"source {source!r}: write {_SPELLING}, such as paced:10:virtual")
+    fps, held, inner = float(words["fps"]), int(words["held"] or 1), words["inner"]
+    fields: list[UInt8Image] = []
     # Nobody asks for its own number of frames, and a film may hold thousands.
     with open_inner(inner) as camera:
-        by_hand = is_moved(camera)
+        by_hand = words["hand"] is not None or is_moved(camera)
         if is_live(camera):
             raise CameraError(f"source {source!r}: {inner!r} is a live camera already")
         for item in itertools.islice(camera, _MOST_FIELDS):
-            if isinstance(item, Frame) and (not pictures or item.pixels.shape == pictures[0].shape):
-                pictures.append(item.pixels)
-                if sum(each.nbytes for each in pictures) > _MOST_BYTES:
+            if isinstance(item, Frame) and (not fields or item.pixels.shape == fields[0].shape):
+                fields.append(item.pixels)
+                if sum(each.nbytes for each in fields) > _MOST_BYTES:
                     break
-    if not pictures:
+    if not fields:
         raise CameraError(f"source {source!r}: {inner!r} holds no field that can be read")
+    way = [*fields, *fields[-2:0:-1]] if by_hand else fields
+    pictures = [field for field in way for _ in range(held)]
 
     def opened(before: CameraSession | None) -> CameraDevice:
         return PacedDevice(pictures, fps, device=inner, clock_ns=clock_ns)
@@ -161,7 +173,8 @@ def open_camera(
         limit=limit,
         patience=patience,
         by_hand=by_hand,
-        stepwise=True,
+        # Held fields follow each other in time, others are jumps.
+        stepwise=held == 1,
         clock_ns=clock_ns,
     )
 

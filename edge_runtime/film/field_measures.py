@@ -5,6 +5,7 @@ Owns the measures. Does not own which values are good enough (see ``gate``).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,8 +17,8 @@ from edge_runtime.types import UInt8Image
 
 Float32Image = NDArray[np.float32]
 
-# Larger pictures are shrunk: what is finer than a 960th of a field decides nothing, and a
-# 12-megapixel field would cost a tenth of a second.
+# Larger pictures are shrunk by a whole number, which costs a tenth of any other: what is finer than
+# a 480th of a field decides nothing, and a 12-megapixel field would cost a tenth of a second.
 _LONGER_SIDE = 960
 # An edge that was blurred by b has, seen through a Gaussian s, a slope of 1/sqrt(b^2 + s^2);
 # two of them give b without knowing the edge's height (after Zhuo and Sim, Pattern Recognition
@@ -27,8 +28,11 @@ _FINE, _COARSE = 1.2, 2.4
 _STEEPEST_PERCENT = 98.0
 _LARGEST_BLUR_PX = 20.0
 _CLIPPED = 253
-# Neighbouring pixels say the same after smoothing.
+# Neighbouring pixels say the same after smoothing, and of light every fourth is enough.
 _EVERY = 2
+_LIGHT_EVERY = 4
+_SLOPE_BINS = 4096
+_LEVEL_STEP = 0.0625  # grey levels; smoothed pixels of a byte tell no finer
 # Light of clear film: brighter is dust and glare.
 _CLEAR_PERCENT = 97.0
 # Optical density by which the thinnest red cell stands out of clear film.
@@ -67,6 +71,7 @@ def measure_field(
     *,
     pixel_size_um: float | None = None,
     light: Float32Image | None = None,
+    shrunk: tuple[UInt8Image, int] | None = None,
 ) -> FieldMeasures:
     """The measures of RGB uint8 ``(H, W, 3)``.
 
@@ -75,37 +80,64 @@ def measure_field(
         pixel_size_um: µm per pixel; None: judged from red cells where there are enough.
         light: the light of an empty field, float32 ``(h, w, 3)`` of any size, 1 where it is
             brightest; stain is told from it. None: the field is taken for evenly lit.
+        shrunk: what ``shrunk_field`` made of it; None to have it made.
     """
-    height, width = pixels.shape[:2]
-    shrink = min(1.0, _LONGER_SIDE / max(height, width))
-    small = pixels
-    if shrink < 1:
-        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-        small = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    small, times = shrunk_field(pixels) if shrunk is None else shrunk
     # Haemoglobin and nuclei both absorb green.
-    green = np.asarray(small[:, :, 1], np.float32)
-    blur, smear, slope = _edges(green)
-    clipped = int(np.count_nonzero(small[:, :, 1] >= _CLIPPED)) / green.size
+    green = np.asarray(cv2.extractChannel(small, 1), np.uint8)
+    clipped = int(np.count_nonzero(green >= _CLIPPED)) / green.size
+    fine, coarse = (
+        np.asarray(cv2.GaussianBlur(green.astype(np.float32), (0, 0), sigma), np.float32)
+        for sigma in (_FINE, _COARSE)
+    )
+    blur, smear, slope = _edges(fine, coarse)
+    calm = coarse[::_EVERY, ::_EVERY]
     if light is not None:
-        green = green / cv2.resize(light[:, :, 1], green.shape[::-1], interpolation=cv2.INTER_CUBIC)
-    calm = np.asarray(cv2.GaussianBlur(green, (0, 0), 2.0), np.float32)[::_EVERY, ::_EVERY]
-    darkest, clear = (float(level) for level in np.percentile(calm, [1, _CLEAR_PERCENT]))
+        even = cv2.resize(light[:, :, 1], calm.shape[::-1], interpolation=cv2.INTER_CUBIC)
+        calm = calm / np.asarray(even, np.float32)
+    darkest, clear = _levels(calm, [1, _CLEAR_PERCENT])
     stained = float((calm < clear * 10**-_STAINED_DENSITY).mean())
     if pixel_size_um is None:
         cell = cell_size_from_red_cells(pixels)
         if cell is not None:
             pixel_size_um = _WHITE_CELL_UM / float(np.sqrt(cell.width * cell.height))
-    blur_px = blur / shrink
+    blur_px = blur * times
     return FieldMeasures(
         blur_px=blur_px,
         blur_um=None if pixel_size_um is None else blur_px * pixel_size_um,
         smear=smear,
-        light=_light(small[::_EVERY, ::_EVERY]),
+        light=_light(small[::_LIGHT_EVERY, ::_LIGHT_EVERY]),
         clipped=clipped,
         stained=stained,
         contrast=clear - darkest,
         edge_slope=slope,
     )
+
+
+def shrunk_field(pixels: UInt8Image) -> tuple[UInt8Image, int]:
+    """The field no larger than its measures need, and how many of its pixels became one each way.
+
+    Args:
+        pixels: RGB uint8 ``(H, W, 3)``.
+    """
+    height, width = pixels.shape[:2]
+    times = -(-max(height, width) // _LONGER_SIDE)
+    if times == 1:
+        return pixels, 1
+    size = (max(1, width // times), max(1, height // times))
+    # What is left at the right and below is not looked at.
+    whole = pixels[: size[1] * times, : size[0] * times]
+    return np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8), times
+
+
+def _levels(grey: Float32Image, percents: Sequence[float]) -> list[float]:
+    """Percentiles of grey levels, counted, which takes a fifth of sorting them."""
+    top = max(256.0, float(grey.max()) + 1)
+    bins = int(np.ceil(top / _LEVEL_STEP))
+    counts = cv2.calcHist([grey], [0], None, [bins], [0, bins * _LEVEL_STEP])
+    upto = np.cumsum(counts.ravel())
+    places = np.asarray(percents) / 100 * (upto[-1] - 1)
+    return [float(at) * _LEVEL_STEP for at in np.searchsorted(upto, places, side="right")]
 
 
 def _light(pixels: UInt8Image) -> float:
@@ -120,21 +152,31 @@ def _light(pixels: UInt8Image) -> float:
     return float(low + (high - low) * (place - np.floor(place))) / 3
 
 
-def _edges(green: Float32Image) -> tuple[float, float, float]:
-    """Blur in pixels, smear, and slope of the steepest edges."""
-    fine_x, fine_y = _gradient(green, _FINE)
-    coarse_x, coarse_y = _gradient(green, _COARSE)
+def _edges(fine: Float32Image, coarse: Float32Image) -> tuple[float, float, float]:
+    """Blur in pixels, smear, and slope of the steepest edges, of a field seen through both."""
+    coarse_x, coarse_y = _gradient(coarse)
     everywhere = np.asarray(cv2.magnitude(coarse_x, coarse_y), np.float32)
-    steep = everywhere >= np.percentile(everywhere, _STEEPEST_PERCENT)
-    coarse, fine_x, fine_y = everywhere[steep], fine_x[steep], fine_y[steep]
-    slope = float(np.median(coarse))
-    ratio = float(np.median(np.hypot(fine_x, fine_y) / np.maximum(coarse, 1e-6)))
+    steep = everywhere >= _slope_over(everywhere, _STEEPEST_PERCENT)
+    fine_x, fine_y = (each[steep] for each in _gradient(fine))
+    slopes = everywhere[steep]
+    ratio = float(np.median(np.hypot(fine_x, fine_y) / np.maximum(slopes, 1e-6)))
     # Directions in which the film could have moved: edges across it keep their slope.
     xx, yy = float((fine_x**2).mean()), float((fine_y**2).mean())
     xy = float((fine_x * fine_y).mean())
     spread = float(np.hypot(xx - yy, 2 * xy))
     smear = float(np.sqrt((xx + yy + spread) / max(xx + yy - spread, 1e-9)))
-    return _blur_of(ratio), smear, slope
+    return _blur_of(ratio), smear, float(np.median(slopes))
+
+
+def _slope_over(slopes: Float32Image, percent: float) -> float:
+    """A slope that so many per cent do not reach; never above the steepest."""
+    steepest = float(slopes.max())
+    if steepest <= 0:
+        return 0.0
+    counts = cv2.calcHist([slopes], [0], None, [_SLOPE_BINS], [0, steepest])
+    upto = np.cumsum(counts.ravel())
+    at = int(np.searchsorted(upto, percent / 100 * slopes.size))
+    return min(at, _SLOPE_BINS - 1) * steepest / _SLOPE_BINS
 
 
 def _blur_of(ratio: float) -> float:
@@ -146,25 +188,10 @@ def _blur_of(ratio: float) -> float:
     return float(min(_LARGEST_BLUR_PX, np.sqrt(max(0.0, inside))))
 
 
-def _gradient(green: Float32Image, sigma: float) -> tuple[Float32Image, Float32Image]:
-    """Slopes to the right and down of every second pixel, by Scharr's filter.
-
-    Worked out for those pixels alone: four times less than ``cv2.Scharr`` and a choice after it.
-    """
-    smooth = cv2.GaussianBlur(green, (0, 0), sigma)
-    edged = np.asarray(cv2.copyMakeBorder(smooth, 1, 1, 1, 1, cv2.BORDER_REFLECT_101), np.float32)
-    rows, columns = (-(-length // _EVERY) for length in green.shape)
-    across, down = _differences(edged, columns), _differences(edged.T, rows)
-    return _weighed(across, rows), np.ascontiguousarray(_weighed(down, columns).T)
-
-
-def _differences(edged: Float32Image, count: int) -> Float32Image:
-    """Right less left neighbour of every second column."""
-    return edged[:, 2::_EVERY][:, :count] - edged[:, 0::_EVERY][:, :count]
-
-
-def _weighed(slopes: Float32Image, count: int) -> Float32Image:
-    """Scharr's weights over three rows, around every second one."""
-    above, here, below = (slopes[start::_EVERY][:count] for start in range(3))
-    weighed = (above + below) * np.float32(3 / 32) + here * np.float32(10 / 32)
-    return np.asarray(weighed, np.float32)
+def _gradient(smooth: Float32Image) -> tuple[Float32Image, Float32Image]:
+    """Slopes to the right and down of every second pixel, grey levels a pixel."""
+    across, down = (
+        cv2.Scharr(smooth, cv2.CV_32F, *order, scale=1 / 32)[::_EVERY, ::_EVERY]
+        for order in ((1, 0), (0, 1))
+    )
+    return np.ascontiguousarray(across, np.float32), np.ascontiguousarray(down, np.float32)

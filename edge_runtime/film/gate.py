@@ -8,6 +8,7 @@ reason, never dropped in silence.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import cv2
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_runtime.film.camera_profile import CameraProfile, GateLimits
-from edge_runtime.film.field_measures import FieldMeasures, measure_field
+from edge_runtime.film.field_measures import FieldMeasures, measure_field, shrunk_field
 from edge_runtime.types import Frame
 
 Refusal = Literal["too dark", "too bright", "empty field", "too thick", "in motion", "out of focus"]
@@ -76,25 +77,27 @@ class FieldGate:
 
     def judge(self, frame: Frame) -> GateVerdict:
         """The verdict on one frame."""
+        shrunk = shrunk_field(frame.pixels)
         measures = measure_field(
             frame.pixels,
             pixel_size_um=frame.pixel_size_um or self._pixel_size_um,
             light=self._light,
+            shrunk=shrunk,
         )
-        shift = self._shift(frame) if self._live else None
+        shift = self._shift(shrunk[0], frame.captured_at_ns) if self._live else None
         refusal, seen = judge_measures(
             measures, self.limits, max(frame.width, frame.height), shift_share=shift
         )
         reason = None if refusal is None else f"{refusal} ({seen}): {_ADVICE[refusal]}"
         return GateVerdict(refusal, reason, measures, shift)
 
-    def _shift(self, frame: Frame) -> float | None:
+    def _shift(self, field: NDArray[np.uint8], captured_at_ns: int) -> float | None:
         """How far the film moved since the frame before, by phase correlation."""
-        now = thumbnail(frame.pixels)
-        before, self._before = self._before, (frame.captured_at_ns, now)
+        now = thumbnail(field)
+        before, self._before = self._before, (captured_at_ns, now)
         if before is None or before[1].shape != now.shape:
             return None
-        if not 0 <= frame.captured_at_ns - before[0] <= _SAME_SCENE_NS:
+        if not 0 <= captured_at_ns - before[0] <= _SAME_SCENE_NS:
             return None
         moved = shift_between(before[1], now)
         # Nothing found again within so short a time: moved farther than can be seen.
@@ -117,7 +120,7 @@ def thumbnail(
     """
     height, width = (pixels.shape if like is None else like)[:2]
     size = (_THUMBNAIL_WIDTH, max(16, round(_THUMBNAIL_WIDTH * height / width)))
-    green = pixels if pixels.ndim == 2 else pixels[:, :, 1]
+    green = pixels if pixels.ndim == 2 else cv2.extractChannel(pixels, 1)
     return np.asarray(cv2.resize(green, size, interpolation=cv2.INTER_AREA), np.float32)
 
 
@@ -133,10 +136,16 @@ def shift_between(
     Returns:
         None when nothing of ``before`` is found again.
     """
-    window = cv2.createHanningWindow((now.shape[1], now.shape[0]), cv2.CV_32F)
+    window = _faded((now.shape[1], now.shape[0]))
     # Copies, for OpenCV 5 multiplies its window into what it is given.
     (x, y), response = cv2.phaseCorrelate(before.copy(), now.copy(), window)
     return (float(x), float(y)) if response >= _FOUND_AGAIN else None
+
+
+@lru_cache(maxsize=4)
+def _faded(size: tuple[int, int]) -> NDArray[np.float32]:
+    """A window that fades to the edges."""
+    return np.asarray(cv2.createHanningWindow(size, cv2.CV_32F), np.float32)
 
 
 def judge_measures(

@@ -55,6 +55,11 @@ class MosaicUpdate:
         return tuple(each.cell for each in self.sightings if each.new)
 
     @property
+    def shows_new(self) -> bool:
+        """The field shows a part of the film that no other one shows, or nobody can tell."""
+        return isinstance(self.place, Lost) or (self.place is not None and self.place.shows_new)
+
+    @property
     def loses_track(self) -> bool:
         """The field has no place: the operator should be told."""
         return isinstance(self.place, Lost)

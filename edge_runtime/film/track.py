@@ -12,7 +12,7 @@ the same place is recognised in both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +48,7 @@ class Placed:
         correlation: with that field; 0 for the first one.
         checks: how many more keyframes bore it out.
         found_again: track was lost before this field, or the stage jumped to a known place.
+        shows_new: a good part of it was in no field before.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Placed:
     correlation: float = 0.0
     checks: int = 0
     found_again: bool = False
+    shows_new: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,9 @@ class FilmTrack:
             first = Keyframe(index, picture, self.keyframes.new_fragment(), 0.0, 0.0)
             self._remember(first)
             self._last, again, self._lost = first, self._lost, False
-            return Step(Placed(index, first.fragment, 0.0, 0.0, found_again=again))
+            return Step(
+                Placed(index, first.fragment, 0.0, 0.0, found_again=again, shows_new=True)
+            )
         found = self._found(picture)
         if isinstance(found, _Fix):
             return self._settled(index, picture, found)
@@ -233,18 +237,20 @@ class FilmTrack:
         first.fragment = self.keyframes.new_fragment()
         self._remember(first)
         self._waiting = None
-        earlier = Placed(first.index, first.fragment, 0.0, 0.0, found_again=True)
+        earlier = Placed(
+            first.index, first.fragment, 0.0, 0.0, found_again=True, shows_new=True
+        )
         return self._settled(index, picture, _fix(first, joined), earlier)
 
     def _settled(
         self, index: int, picture: FieldPicture, fix: _Fix, earlier: Placed | None = None
     ) -> Step:
         here = Keyframe(index, picture, fix.fragment, fix.x, fix.y)
-        placed = self._placed(here, fix, self._lost)
         earlier = earlier or self._earlier(here)
         around = self.keyframes.overlapping(
             fix.fragment, fix.x, fix.y, picture.shape, _NEW_KEYFRAME_BELOW
         )
+        placed = replace(self._placed(here, fix, self._lost), shows_new=not around)
         if not around:
             self._remember(here)
         self._last, self._lost = here, False

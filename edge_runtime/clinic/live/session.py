@@ -325,6 +325,8 @@ class LiveSession:
                 on_status=self._take_status,
                 guide=guide,
                 on_frame=self._viewfinder.see,
+                # Of a hand-moved film most frames show what others show.
+                every_frame=False,
             )
             with self._changed:
                 self._runner, self._feed = runner, feed

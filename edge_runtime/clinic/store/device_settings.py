@@ -56,7 +56,9 @@ class ClinicSettings(BaseModel):
         default=500, ge=20, description="a film does not begin with less free on the disk"
     )
     keep_frames: bool = Field(
-        default=True, description="keep fields at full size; a training set is made of them"
+        default=True,
+        description="keep at full size the fields that show a new part of the film or a cell "
+        "best; a training set is made of them",
     )
     retention_days: int | None = Field(
         default=None, ge=1, description="films older than this are deleted; unset: never"

@@ -46,8 +46,9 @@ def test_a_whole_v4l2_source() -> None:
         ("picamera:0?red_gain=2", "both red_gain and blue_gain"),
         ("gstreamer:usb", "no profile 'usb'"),
         ("gstreamer:csi?white_balance=auto", "white_balance"),
-        ("paced:10", "paced:FPS:SOURCE"),
-        ("paced:0:virtual", "paced:FPS:SOURCE"),
+        ("paced:10", r"paced:FPS\[xHELD\]"),
+        ("paced:0:virtual", r"paced:FPS\[xHELD\]"),
+        ("paced:10x0:virtual", r"paced:FPS\[xHELD\]"),
         ("paced:10:paced:10:virtual", "live camera already"),
     ],
 )
