@@ -134,6 +134,7 @@ def measure_clinic(
                         f"{bare[-1].rate:.2f}; {done.cpu_ms:.0f} and {bare[-1].cpu_ms:.0f} ms of "
                         f"processor a field; {resident:.0f} MB"
                     )
+                page.close()
             # The page has ended and is a child of this process: its time counts as our own.
             others = WorkMeter.read().others_share_since(before)
             kept = _kept(scratch / "store")
@@ -178,13 +179,14 @@ HOW = (
     "`leukoscope serve` as a process of its own with the shipped bundle and its own store, on "
     "fields of a virtual microscope that overlap, shown as by a live camera of 30 pictures a "
     "second under a stage that is moved by hand and rests for a second in each field; every "
-    f"picture passes the gate. {_LOOKERS} people look at it over HTTP as often as the page's script "
-    "does. Gate, mosaic, tally, screening, store with previews, crops and full-size fields are on; "
-    "the record of every film is asked whether they were. bare: session.run alone, on the tensors "
-    "of the same fields made beforehand, every model of the bundle as often as the fields need "
-    "it, one caller a thread; nothing is read, shrunk, decoded or kept. Turns alternate; while one "
-    "runs the other rests. cpu_of_bare: the same by processor time, which other programs do not "
-    "take away. memory_mb: resident; a real camera does not hold the pictures in it."
+    f"picture passes the gate. {_LOOKERS} people look at it over HTTP as often as the page's "
+    "script does. Gate, mosaic, tally, screening, store with previews, crops and full-size fields "
+    "are on; the record of the last film is asked whether they were. bare: session.run alone, on "
+    "the tensors of the same fields made beforehand, every model of the bundle as often as the "
+    "fields need it, one caller a thread; nothing is read, shrunk, decoded or kept. Turns "
+    "alternate; while one runs the other rests. cpu_of_bare: the same by processor time, which "
+    "other programs do not take away. memory_mb: resident; a real camera does not hold the "
+    "pictures in it."
 )
 
 
@@ -362,6 +364,7 @@ def _look(page: _Page, over: threading.Event, took: list[float]) -> None:
             page.state()
             state_at = began
         over.wait(max(0.0, _PICTURE_S - (time.perf_counter() - began)))
+    page.close()
 
 
 @contextmanager
@@ -416,6 +419,10 @@ class _Page:
     def copy(self) -> _Page:
         """Another screen of the same person."""
         return _Page(self._address, cookies=dict(self._client.cookies))
+
+    def close(self) -> None:
+        """Nobody looks any more."""
+        self._client.close()
 
     def start(self) -> None:
         self._post("/live/start", slide="bench")

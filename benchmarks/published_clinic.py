@@ -165,8 +165,8 @@ def _clinic(result: dict[str, Any]) -> str:
             ),
             rows,
         ),
-        f"Met: rate {_met(met['rate_of_bare'])}, memory {_met(met['memory_without_pictures_mb'])}, first result "
-        f"{_met(met['first_result_s'])}.",
+        f"Met: rate {_met(met['rate_of_bare'])}, memory "
+        f"{_met(met['memory_without_pictures_mb'])}, first result {_met(met['first_result_s'])}.",
     )
 
 

@@ -110,7 +110,9 @@ def measure_saving(
                 run = _film(loaded, frames, settings, way, Path(place))
             runs[way].append(run)
             progress(f"round {number + 1}, {way}: {100 * run['share']:.1f} %")
-    rows = [_row(way, found, runs[_NOTHING], plan) for way, found in runs.items() if way != _NOTHING]
+    rows = [
+        _row(way, found, runs[_NOTHING], plan) for way, found in runs.items() if way != _NOTHING
+    ]
     return {
         "how": HOW,
         "threads": plan.threads,

@@ -155,22 +155,24 @@ def _resized(view: UInt8Image, width: int, height: int) -> UInt8Image:
     Averages over parts of pixels would take four times as long.
     """
     halved = False
-    # Only whole pairs take the quick way.
-    while (
-        view.shape[0] >= 2 * height
-        and view.shape[1] >= 2 * width
-        and view.shape[0] % 2 == view.shape[1] % 2 == 0
-    ):
-        view = _sampled(view, view.shape[1] // 2, view.shape[0] // 2, cv2.INTER_AREA)
+    while True:
+        high, wide = view.shape[:2]
+        whole = high % height == 0 and wide % width == 0
+        # Only whole pairs take the quick way, and an odd number of times is one step.
+        pairs = high % 2 == wide % 2 == 0
+        if high < 2 * height or wide < 2 * width or not pairs:
+            break
+        if whole and (high // height) % 2 and (wide // width) % 2:
+            break
+        view = _sampled(view, wide // 2, high // 2, cv2.INTER_AREA)
         halved = True
-    high, wide = view.shape[:2]
     if (high, wide) == (height, width):
         return view
-    whole = high % height == 0 and wide % width == 0
     near = halved and high < 2 * height and wide < 2 * width
     shrinks = width < wide and height < high
-    averaged = shrinks and (whole or not near)
-    return _sampled(view, width, height, cv2.INTER_AREA if averaged else _BETWEEN)
+    return _sampled(
+        view, width, height, cv2.INTER_AREA if shrinks and (whole or not near) else _BETWEEN
+    )
 
 
 def _sampled(view: UInt8Image, width: int, height: int, method: int) -> UInt8Image:

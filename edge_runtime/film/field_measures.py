@@ -94,7 +94,7 @@ def measure_field(
     calm = coarse[::_EVERY, ::_EVERY]
     if light is not None:
         even = cv2.resize(light[:, :, 1], calm.shape[::-1], interpolation=cv2.INTER_CUBIC)
-        calm = calm / np.asarray(even, np.float32)
+        calm = np.asarray(calm / even, np.float32)
     darkest, clear = _levels(calm, [1, _CLEAR_PERCENT])
     stained = float((calm < clear * 10**-_STAINED_DENSITY).mean())
     if pixel_size_um is None:

@@ -156,9 +156,7 @@ class FilmTrack:
             first = Keyframe(index, picture, self.keyframes.new_fragment(), 0.0, 0.0)
             self._remember(first)
             self._last, again, self._lost = first, self._lost, False
-            return Step(
-                Placed(index, first.fragment, 0.0, 0.0, found_again=again, shows_new=True)
-            )
+            return Step(Placed(index, first.fragment, 0.0, 0.0, found_again=again, shows_new=True))
         found = self._found(picture)
         if isinstance(found, _Fix):
             return self._settled(index, picture, found)
@@ -237,9 +235,7 @@ class FilmTrack:
         first.fragment = self.keyframes.new_fragment()
         self._remember(first)
         self._waiting = None
-        earlier = Placed(
-            first.index, first.fragment, 0.0, 0.0, found_again=True, shows_new=True
-        )
+        earlier = Placed(first.index, first.fragment, 0.0, 0.0, found_again=True, shows_new=True)
         return self._settled(index, picture, _fix(first, joined), earlier)
 
     def _settled(

@@ -278,3 +278,21 @@ def test_paced_pictures_overlap_where_those_of_their_source_do(
     monkeypatch.setattr(FolderCamera, "by_hand", True, raising=False)
     assert is_moved(open_paced(f"paced:10:{tmp_path}"))
     assert not shows_motion(separate)
+
+
+def test_paced_fields_are_held_and_shown_there_and_back(tmp_path: Path) -> None:
+    for index in range(3):
+        write_image(tmp_path / f"{index}.png", SHARP // np.uint8(index + 1))
+    for source, wanted in (
+        (f"paced:200x2:{tmp_path}", [0, 0, 1, 1, 2, 2, 0, 0]),
+        (f"paced:200:hand:{tmp_path}", [0, 1, 2, 1, 0, 1, 2, 1]),
+        (f"paced:200x2:hand:{tmp_path}", [0, 0, 1, 1, 2, 2, 1, 1, 0]),
+    ):
+        camera = open_paced(source)
+        assert is_moved(camera) == ("hand" in source)
+        # Held fields are frames of one scene, single ones are jumps.
+        assert shows_motion(camera) == ("x2" in source)
+        device = cast(PacedDevice, camera._open_device(None))
+        levels = [int(SHARP[0, 0, 0]) // (index + 1) for index in range(3)]
+        shown = [levels.index(int(each[0, 0, 0])) for each in device._pictures]
+        assert (shown * 2)[: len(wanted)] == wanted

@@ -340,3 +340,40 @@ def by_place(report: FilmReport) -> list[Any]:
         for cell in report.cells
         if cell.place is not None
     ]
+
+
+def test_fields_that_show_nothing_new_are_not_kept_at_full_size(scan: Scan, tmp_path: Path) -> None:
+    """Every part of the film is at full size in one field, and every cell at its best."""
+    kinds = sorted({cell.class_name for cell in scan.camera.film.cells if cell.is_white_cell})
+    # The stage rests in each place, and comes back to the first one.
+    steps = [scan.path[at] for at in (0, 0, 0, 1, 1, 0)]
+    rests = Scan(
+        VirtualCamera(
+            scan.camera.film, profile_of(320, 200), centres_um=[each.centre_um for each in steps]
+        ),
+        tuple(steps),
+    )
+    kept: dict[bool, Keep] = {}
+    for every in (True, False):
+        truth = Truth(rests, (*kinds, CUT))
+        setup = setup_of(truth.classes)
+        setup = replace(setup, settings=setup.settings.model_copy(update={"save_frames": True}))
+        kept[every] = Keep()
+        FilmRunner(
+            camera=rests.camera,
+            detector=cast(Any, truth),
+            classifier=cast(Any, truth),
+            streams=1,
+            sinks=[kept[every]],
+            setup=setup,
+            guide=FilmGuide(mosaic=FilmMosaic()),
+            every_frame=every,
+        ).run()
+    assert all(each.frame_jpeg for each in kept[True].results)
+    for result in kept[False].results:
+        assert result.mosaic is not None
+        news = result.mosaic.shows_new or any(cell.counts for cell in result.cells)
+        assert (result.frame_jpeg is not None) == news
+    sizes = [each.frame_jpeg is not None for each in kept[False].results]
+    assert (sizes[0], sizes[3]) == (True, True)
+    assert sum(sizes) < len(sizes)

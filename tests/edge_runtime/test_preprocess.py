@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -146,3 +147,32 @@ def test_any_size_gives_a_tensor(width: int, height: int) -> None:
     # Picture and padding, nothing between: a flat field has two values at most.
     assert np.isclose(tensor[0, 0], 200 / 255).sum() == max(1, wide) * max(1, high)
     assert np.isclose(tensor, 200 / 255).sum() + np.isclose(tensor, 114 / 255).sum() == tensor.size
+
+
+@pytest.mark.parametrize(
+    ("side", "most"),
+    [
+        # A whole number of times: the mean of every block, but for rounding on the way.
+        (640, 0.01),
+        (960, 0.01),
+        (1280, 0.5),
+        (1920, 0.5),
+        # Halved, and sampled between pixels.
+        (684, 2.5),
+        (866, 2.5),
+        (1444, 2.5),
+        # Cannot be halved as often as it should be.
+        (1446, 1.0),
+        (701, 0.01),
+    ],
+)
+def test_shrinking_is_nearly_the_mean_over_areas(side: int, most: float) -> None:
+    """Of what a microscope shows, which is nothing finer than its blur; in grey levels."""
+    grains = np.random.default_rng(side).integers(0, 256, (side, side, 3), np.uint8)
+    blurred = cv2.GaussianBlur(grains.astype(np.float32), (0, 0), 0.8 * side / 320)
+    low, high = float(blurred.min()), float(blurred.max())
+    field = np.asarray((blurred - low) * (255 / (high - low)), np.uint8)
+    wanted = cv2.resize(field, (320, 320), interpolation=cv2.INTER_AREA).transpose(2, 0, 1)
+    off = tensor_of(field, fit_window(side, side, SPEC), SPEC)[0] * 255 - wanted
+    assert np.abs(off).mean() <= most
+    assert abs(float(off.mean())) <= 0.3

@@ -274,3 +274,17 @@ def test_real_fields_tell_the_size_of_their_red_cells(shared_data: Path, domain:
     assert len(errors) >= 3
     assert np.abs(np.median(errors, axis=0)).max() < 0.2
     assert np.abs(errors).max() < 0.3
+
+
+@settings(max_examples=200, deadline=None)
+@given(width=st.integers(700, 5000), height=st.integers(700, 5000), cell=st.floats(80, 600))
+def test_windows_can_be_halved_as_often_as_they_are_shrunk(
+    width: int, height: int, cell: float
+) -> None:
+    for window in windows_of(width, height, CellSize(cell, cell)):
+        for length, whole, scale in (
+            (window.x2 - window.x1, width, window.scale_x),
+            (window.y2 - window.y1, height, window.scale_y),
+        ):
+            # The frame's own sides are what they are.
+            assert length == whole or length % 2 ** int(max(0.0, np.log2(1 / scale))) == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edge_runtime.cameras.virtual import VirtualCamera
+from edge_runtime.film import field_measures
 from edge_runtime.film.camera_profile import CameraProfile, GateLimits
 from edge_runtime.film.camera_setup import light_of
 from edge_runtime.film.field_measures import measure_field
@@ -178,3 +179,28 @@ def test_the_way_of_the_film_is_found_between_two_pictures() -> None:
         # The stage went left and down, so what was seen went right and up.
         assert shift_between(before, now) == pytest.approx((30, -12), abs=0.2)
         assert shift_between(before, strange[100:250, 100:340]) is None
+
+
+@pytest.mark.parametrize("percent", [1.0, 50.0, 97.0, 98.0])
+def test_counted_percentiles_are_those_of_sorting(percent: float) -> None:
+    values = np.random.default_rng(3).gamma(2.0, 20.0, (240, 320)).astype(np.float32)
+    (level,) = field_measures._levels(values, [percent])
+    assert level == pytest.approx(float(np.percentile(values, percent)), abs=0.1)
+    slope = field_measures._slope_over(values, percent)
+    assert slope == pytest.approx(float(np.percentile(values, percent)), abs=0.15)
+
+
+def test_nothing_at_all_has_no_slope() -> None:
+    measured = measure_field(np.full((90, 120, 3), 200, np.uint8), pixel_size_um=0.2)
+    assert (measured.edge_slope, measured.stained) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 5])
+def test_blur_is_told_in_pixels_of_the_frame(film: VirtualFilm, times: int) -> None:
+    """However large the camera."""
+    small = field(film)
+    large = np.asarray(
+        cv2.resize(small, None, fx=times, fy=times, interpolation=cv2.INTER_CUBIC), np.uint8
+    )
+    told = measure_field(large, pixel_size_um=0.2).blur_px / times
+    assert told == pytest.approx(measure_field(small, pixel_size_um=0.2).blur_px, rel=0.35)

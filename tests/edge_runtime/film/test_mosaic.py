@@ -264,3 +264,11 @@ def test_the_score_sees_what_is_wrong() -> None:
 def test_tracked_is_empty_before_the_first_field() -> None:
     state = Tracked().mosaic.state()
     assert (state.fields, state.cells, state.fragments) == (0, 0, 0)
+
+
+def test_what_shows_nothing_new_is_known(film: UInt8Image) -> None:
+    stage = Stage(film)
+    told = [stage.look(x, y).shows_new for x, y in ((300, 60), (303, 61), (520, 60), (305, 60))]
+    assert told == [True, False, True, False]
+    # Nobody can tell of a field without a place.
+    assert stage.look(1200, 700).shows_new
