@@ -9,6 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from edge_runtime.cameras.device import shrink
 from edge_runtime.types import Detections, Float32Array, Int64Array, UInt8Image
 
 
@@ -130,12 +131,7 @@ def cut_crop(
     left, top = int(np.clip(x1 - dx, 0, width - 1)), int(np.clip(y1 - dy, 0, height - 1))
     right = int(np.clip(np.ceil(x2 + dx), left + 1, width))
     bottom = int(np.clip(np.ceil(y2 + dy), top + 1, height))
-    crop = pixels[top:bottom, left:right]
-    shrink = largest_side / max(crop.shape[:2])
-    if shrink < 1:
-        size = (max(1, round(crop.shape[1] * shrink)), max(1, round(crop.shape[0] * shrink)))
-        crop = np.asarray(cv2.resize(crop, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return crop
+    return shrink(pixels[top:bottom, left:right], largest_side)
 
 
 def encode_jpeg(pixels: UInt8Image, *, quality: int) -> bytes:
