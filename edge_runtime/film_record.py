@@ -43,7 +43,7 @@ from edge_runtime.film_report import (
     TypeCountsRecord,
     VoteRecord,
 )
-from edge_runtime.guided_record import guided_records, on_film
+from edge_runtime.guided_record import Repeat, guided_records, on_film
 from edge_runtime.settings import Settings
 from edge_runtime.types import CellFinding, FieldResult, SkippedFrame
 
@@ -87,7 +87,7 @@ class FilmRecord:
     def __init__(self, setup: FilmSetup) -> None:
         self._setup = setup
         self._fields: list[FieldRecord] = []
-        self._cells: list[CellRecord] = []
+        self._cells: list[CellRecord | Repeat] = []
         # Field and row of each.
         self._finds: list[tuple[int, int]] = []
         self._seconds: dict[str, list[float]] = {}
@@ -184,7 +184,7 @@ class FilmRecord:
                 age_ms=result.age_ms,
             )
         )
-        self._cells += [_cell_record(result.index, cell) for cell in result.cells]
+        self._cells += [_find(result.index, cell) for cell in result.cells]
         self._finds += [(result.index, row) for row in range(len(result.cells))]
         if self._bank is not None:
             found, classes = examination.detections, examination.classes
@@ -215,17 +215,19 @@ class FilmRecord:
             guided: what the film's guide leaves, if it had one.
         """
         setup = self._setup
-        fields, cells, more = self._fields, self._cells, dict[str, Any]()
+        fields, bank, more = self._fields, self._bank, dict[str, Any]()
+        together = None if guided is None else guided.together
         if guided is not None:
             more = guided_records(guided, setup.classifier)
-            if guided.together is not None:
-                fields, cells, not_counted = on_film(guided.together, fields, cells, self._finds)
-                more["not_counted"] = not_counted
+        if together is None:
+            cells = [each for each in self._cells if isinstance(each, CellRecord)]
+        else:
+            fields, cells, not_counted = on_film(together, fields, self._cells, self._finds)
+            more["not_counted"] = not_counted
         names = [*self._types, *([] if setup.classifier is None else [UNCLASSIFIED])]
         by_class = Counter(dict.fromkeys(names, 0))
         by_class.update(cell.class_name for cell in cells)
-        bank = self._bank
-        if bank is not None and cells is not self._cells:
+        if bank is not None and together is not None:
             bank = bank_of(
                 cells,
                 setup.attribute_schema,
@@ -333,6 +335,12 @@ def morphology_record(
         dominant=_vote(summary.dominant),
         attributes=[_vote(vote) for vote in summary.attributes],
     )
+
+
+def _find(index: int, cell: CellFinding) -> CellRecord | Repeat:
+    if cell.film_cell is not None and not cell.counts:
+        return Repeat(index, cell.box_xyxy, cell.score, cell.class_name)
+    return _cell_record(index, cell)
 
 
 def _cell_record(index: int, cell: CellFinding) -> CellRecord:

@@ -7,6 +7,7 @@ Owns the step from what a guide leaves to the report's records. Does not own eit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edge_runtime.film_report import (
@@ -31,6 +32,20 @@ if TYPE_CHECKING:
 _PLACE_DECIMALS = 2
 _PERCENT_DECIMALS = 2
 _PROBABILITY_DECIMALS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A find that shows a cell of the film again, and no better: it will never stand for it.
+
+    A hand-moved film has ten times as many of these as of cells; what a cell's record holds of
+    classes and attributes would fill a small device's memory.
+    """
+
+    field: int
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+    class_name: str
 
 
 def guided_records(guided: FilmGuided, named: ClassifierRecord | None) -> dict[str, Any]:
@@ -69,7 +84,7 @@ def guided_records(guided: FilmGuided, named: ClassifierRecord | None) -> dict[s
 def on_film(
     film: PutTogether,
     fields: Sequence[FieldRecord],
-    cells: Sequence[CellRecord],
+    cells: Sequence[CellRecord | Repeat],
     finds: Sequence[tuple[int, int]],
 ) -> tuple[list[FieldRecord], list[CellRecord], list[UncountedRecord]]:
     """Fields with their places, the cells that count, and the finds that do not.
@@ -85,7 +100,9 @@ def on_film(
     left: list[UncountedRecord] = []
     for record, find in zip(cells, finds, strict=True):
         cell, place = counted.cell_of(find), places.place(find[0])
-        if cell is None or place is None or not counted.counts(find):
+        stands = counted.counts(find)
+        standing = record if stands and isinstance(record, CellRecord) else None
+        if standing is None or cell is None or place is None:
             left.append(
                 UncountedRecord(
                     field=record.field,
@@ -99,7 +116,7 @@ def on_film(
             continue
         seen = film.cells[cell].sightings
         put = cell_place(cell, find[1] + 1, record.box_xyxy, place, sightings=seen)
-        once.append(record.model_copy(update={"place": put}))
+        once.append(standing.model_copy(update={"place": put}))
     placed = [
         each
         if each.skipped

@@ -68,6 +68,9 @@ class CountedCells:
                 yield None, self._names[find]
             elif seen.best:
                 yield self._stand(seen.cell, find)
+            else:
+                # Never asked for again, and there are many.
+                self._names.pop(find, None)
         for merge in update.merges:
             gone = self._stands.pop(merge.cell)
             self._into[merge.cell] = merge.into
