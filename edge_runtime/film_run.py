@@ -256,7 +256,7 @@ def film_runner(
         on_status: after every field.
         guide: of this film (see ``film_guide``); None examines every field and counts every find.
         on_frame: gets every frame before it is examined (see ``FilmRunner``).
-        every_frame: where frames are saved, also those that show nothing new.
+        every_frame: pictures are made of fields that show nothing new as well.
     """
     from edge_runtime.pipeline import FilmRunner
 

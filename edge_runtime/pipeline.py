@@ -74,8 +74,8 @@ class FilmRunner:
     With a ``guide``, frames that its gate refuses are skipped with the reason, and where it puts
     fields together each cell of the film counts once. ``on_frame`` gets every frame of the camera,
     refused ones too, before it is examined; it is called by the thread that reads the camera, must
-    be quick, and ends the film when it raises. Where frames are saved and fields put together,
-    ``every_frame`` says whether those that show nothing new are saved as well.
+    be quick, and ends the film when it raises. Where fields are put together, ``every_frame`` says
+    whether pictures are made of those that show nothing new as well.
     """
 
     def __init__(
@@ -343,12 +343,12 @@ class FilmRunner:
                 else cell
                 for cell, box in zip(cells, boxes, strict=True)
             ]
+        shown = self._every_frame or _shows_something(cells, update)
+        if self._sinks and shown:
             scale = min(1.0, settings.preview_side_px / max(frame.width, frame.height))
             small = shrink(frame.pixels, settings.preview_side_px)
             preview = encode_jpeg(small, quality=settings.jpeg_quality)
-        full = None
-        if settings.save_frames and (self._every_frame or _shows_something(cells, update)):
-            full = encode_jpeg(frame.pixels, quality=95)
+        full = encode_jpeg(frame.pixels, quality=95) if settings.save_frames and shown else None
         age_ms = None
         if self._live is not None:
             age_ms = round((self._clock_ns() - frame.captured_at_ns) / 1e6, 3)

@@ -257,7 +257,8 @@ class FieldResult:
     """Everything about one examined field that sinks may keep.
 
     Attributes:
-        preview_jpeg: the whole field, shrunk for looking at.
+        preview_jpeg: the whole field, shrunk for looking at; empty where nobody looks at it, and
+            of one that shows nothing new in a run that makes no pictures of such.
         preview_scale: preview pixels per frame pixel.
         frame_jpeg: the field at full size, only when the run saves frames.
         age_ms: from capture to this result; None when the camera is not live.

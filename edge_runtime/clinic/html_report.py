@@ -160,9 +160,10 @@ class HtmlSink:
                     cell.film_cell,
                 ),
             )
-        self._pictures.offer(
-            best, len(result.preview_jpeg), _FieldPicture(result.index, result.preview_jpeg)
-        )
+        if result.preview_jpeg:
+            self._pictures.offer(
+                best, len(result.preview_jpeg), _FieldPicture(result.index, result.preview_jpeg)
+            )
 
     def _forget_worse_looks(self, result: FieldResult) -> None:
         if result.mosaic is None:

@@ -7,7 +7,7 @@ reason, never dropped in silence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
@@ -46,12 +46,14 @@ class GateVerdict:
         measures: what it was judged by.
         shift_share: how far the film moved since the frame before, of the longer side; None
             where that cannot be told.
+        thumbnail: of the field, for ``shift_between``; None where nobody made one.
     """
 
     refusal: Refusal | None
     reason: str | None
     measures: FieldMeasures
     shift_share: float | None
+    thumbnail: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
     @property
     def good(self) -> bool:
@@ -84,16 +86,16 @@ class FieldGate:
             light=self._light,
             shrunk=shrunk,
         )
-        shift = self._shift(shrunk[0], frame.captured_at_ns) if self._live else None
+        now = thumbnail(shrunk[0])
+        shift = self._shift(now, frame.captured_at_ns) if self._live else None
         refusal, seen = judge_measures(
             measures, self.limits, max(frame.width, frame.height), shift_share=shift
         )
         reason = None if refusal is None else f"{refusal} ({seen}): {_ADVICE[refusal]}"
-        return GateVerdict(refusal, reason, measures, shift)
+        return GateVerdict(refusal, reason, measures, shift, now)
 
-    def _shift(self, field: NDArray[np.uint8], captured_at_ns: int) -> float | None:
+    def _shift(self, now: NDArray[np.float32], captured_at_ns: int) -> float | None:
         """How far the film moved since the frame before, by phase correlation."""
-        now = thumbnail(field)
         before, self._before = self._before, (captured_at_ns, now)
         if before is None or before[1].shape != now.shape:
             return None

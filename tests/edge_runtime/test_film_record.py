@@ -23,7 +23,7 @@ def field_of(index: int, *, repeat: bool) -> FieldResult:
             score=0.9,
             class_name=CLASSES[row],
             crop_jpeg=b"",
-            class_probabilities={name: 0.2 + index * 1e-6 for name in CLASSES},
+            class_probabilities=dict.fromkeys(CLASSES, 0.2 + index * 1e-06),
             attributes={
                 f"attribute {each}": JudgedAttribute("value", 0.5 + index * 1e-6)
                 for each in range(11)

@@ -374,6 +374,7 @@ def test_fields_that_show_nothing_new_are_not_kept_at_full_size(scan: Scan, tmp_
         assert result.mosaic is not None
         news = result.mosaic.shows_new or any(cell.counts for cell in result.cells)
         assert (result.frame_jpeg is not None) == news
+        assert bool(result.preview_jpeg) == news
     sizes = [each.frame_jpeg is not None for each in kept[False].results]
     assert (sizes[0], sizes[3]) == (True, True)
     assert sum(sizes) < len(sizes)

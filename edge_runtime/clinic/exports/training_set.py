@@ -100,7 +100,7 @@ def write_training_set(
         group = new_name()
         standing = {each.film_cell: each for each in store.films.cells(film)}
         for field in store.films.fields(film):
-            if field.reason is not None:
+            if not field.shown and field.frame_file is None:
                 continue
             found = store.films.cells(film, field.index, every=True)
             cells = [_as_counted(each, standing) for each in found]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +26,8 @@ Grey = NDArray[np.float32]
 
 # Nobody has asked for so long: frames are not held for anyone.
 _LOOKED_S = 3.0
+# Frames between an examined one and its result, and some more.
+_SEEN = 12
 # Pictures are made at most so often, however many people look.
 _LEAST_INTERVAL_S = 0.12
 _QUALITY = 75
@@ -106,6 +109,8 @@ class Viewfinder:
             self._good_ns: int | None = None
             self._result: FieldResult | None = None
             self._thumbnail: tuple[int, Grey] | None = None
+            # Of the frames of late, by index, where the gate made them.
+            self._seen: OrderedDict[int, Grey] = OrderedDict()
             self._picture: LivePicture | None = None
             self._key: tuple[int, int | None] | None = None
             self._made_at = float("-inf")
@@ -131,6 +136,10 @@ class Viewfinder:
             # A frame of a dozen megapixels is not kept for nobody.
             looked = self._clock() - self._looked_at <= _LOOKED_S
             self._frame = frame if looked else None
+            if verdict is not None and verdict.thumbnail is not None:
+                self._seen[frame.index] = verdict.thumbnail
+                while len(self._seen) > _SEEN:
+                    self._seen.popitem(last=False)
 
     def take(self, result: FieldResult) -> None:
         """Takes an examined field."""
@@ -138,6 +147,9 @@ class Viewfinder:
             # Its crops and its full size are not looked at here.
             cells = tuple(replace(cell, crop_jpeg=b"") for cell in result.cells)
             self._result = replace(result, cells=cells, frame_jpeg=None)
+            known = self._seen.get(result.index)
+            if known is not None:
+                self._thumbnail = (result.index, known)
 
     @property
     def sight(self) -> Sight | None:
@@ -150,13 +162,14 @@ class Viewfinder:
         with self._drawing:
             with self._lock:
                 frame, result, known = self._frame, self._result, self._picture
+                now = None if frame is None else self._seen.get(frame.index)
                 seen = 0 if self._sight is None else self._sight.frames
                 key = (seen, None if result is None else result.index)
                 late = self._clock() - self._made_at >= _LEAST_INTERVAL_S
             if frame is None or (known is not None and (key == self._key or not late)):
                 return known
             small, jpeg = self._draw(frame)
-            boxes = None if result is None else self._boxes(small, frame, result)
+            boxes = None if result is None else self._boxes(small, frame, now, result)
             with self._lock:
                 if self._frame is None and self._sight is None:
                     # Cleared meanwhile: this picture is of another film.
@@ -175,7 +188,7 @@ class Viewfinder:
                 return self._picture
 
     def _boxes(
-        self, small: NDArray[np.uint8], frame: Frame, result: FieldResult
+        self, small: NDArray[np.uint8], frame: Frame, now: Grey | None, result: FieldResult
     ) -> tuple[PictureBox, ...] | None:
         """The field's boxes where its cells are in the newest frame; None when that is unknown."""
         scale = small.shape[1] / frame.width
@@ -187,7 +200,8 @@ class Viewfinder:
             if known is None or known[0] != result.index:
                 known = (result.index, _thumbnail_of_jpeg(result.preview_jpeg, small.shape))
                 self._thumbnail = known
-            now = thumbnail(small)
+            if now is None or now.shape != known[1].shape:
+                now = thumbnail(small)
             found = shift_between(known[1], now) if known[1].shape == now.shape else None
             if found is None:
                 return None
@@ -208,8 +222,9 @@ def _drawn(frame: Frame) -> tuple[NDArray[np.uint8], bytes]:
 
 
 def _thumbnail_of_jpeg(jpeg: bytes, like: tuple[int, ...]) -> Grey:
-    # Half the size is read for a quarter of the work.
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)
+    # Half the size is read for a quarter of the work. OpenCV takes no empty buffer.
+    content = np.frombuffer(jpeg or b"-", np.uint8)
+    picture = cv2.imdecode(content, cv2.IMREAD_REDUCED_COLOR_2)
     if picture is None:
         # Of no picture's shape, so that nothing is found again in it.
         return np.zeros((1, 1), np.float32)

@@ -142,13 +142,12 @@ class Films:
         """Keeps one examined field; on the disk when this returns. Raises StoreError."""
         # A repeat that is no better look has no picture.
         pictures = [cell.crop_jpeg for cell in result.cells if cell.crop_jpeg]
-        contents = [result.preview_jpeg, *pictures]
-        if keep_frame and result.frame_jpeg is not None:
-            contents.append(result.frame_jpeg)
-        names = self._pictures.keep(film, contents)
-        kept = iter(names[1:])
+        full = result.frame_jpeg if keep_frame else None
+        contents = [each for each in (*pictures, result.preview_jpeg, full) if each]
+        kept = iter(self._pictures.keep(film, contents) if contents else ())
         crops = [next(kept) if cell.crop_jpeg else None for cell in result.cells]
-        frame = names[-1] if len(names) > 1 + len(pictures) else None
+        preview = next(kept) if result.preview_jpeg else None
+        frame = next(kept) if full else None
         with self._database.writing() as connection:
             connection.execute(
                 insert(fields).values(
@@ -158,7 +157,7 @@ class Films:
                     width=result.width,
                     height=result.height,
                     tiles=result.tiles,
-                    preview_file=names[0],
+                    preview_file=preview,
                     preview_scale=result.preview_scale,
                     frame_file=frame,
                     stored_at=stamp(self._now()),

@@ -99,6 +99,11 @@ class StoredField:
     pixel_size_um: float | None = None
     frames: int = 1
 
+    @property
+    def shown(self) -> bool:
+        """Whether people are to look at it: it was examined, and shows what no other field does."""
+        return self.reason is None and self.preview_file is not None
+
 
 @dataclass(frozen=True, slots=True)
 class StoredCell:

@@ -82,11 +82,13 @@ def gallery(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> 
 @router.get("/films/{film}/fields", response_class=HTMLResponse)
 def fields(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> Response:
     """Every field as a small picture, to be looked through and checked."""
-    examined = [each for each in clinic.store.films.fields(found.id) if each.reason is None]
+    every = clinic.store.films.fields(found.id)
+    shown = [each for each in every if each.shown]
     # What is seen in a field, whether it counts there or, as a repeat, elsewhere.
     finds = clinic.store.films.cells(found.id, every=True)
     cells = Counter(each.field for each in finds if not each.rejected)
-    return page(request, "fields.html", film=found, fields=examined, cells=cells)
+    others = sum(each.reason is None for each in every) - len(shown)
+    return page(request, "fields.html", film=found, fields=shown, others=others, cells=cells)
 
 
 @router.get("/films/{film}/fields/{field}", response_class=HTMLResponse)
@@ -94,21 +96,21 @@ def field(
     request: Request, clinic: Here, user: AnyUser, found: AskedFilm, field: FieldIndex
 ) -> Response:
     """One field with its boxes."""
-    examined = [each for each in clinic.store.films.fields(found.id) if each.reason is None]
-    at = next((n for n, each in enumerate(examined) if each.index == field), None)
+    shown = [each for each in clinic.store.films.fields(found.id) if each.shown]
+    at = next((n for n, each in enumerate(shown) if each.index == field), None)
     if at is None:
-        raise HTTPException(404, f"film {found.id}: no examined field {field}")
+        raise HTTPException(404, f"film {found.id}: no examined field {field} with a picture")
     counted = clinic.store.films.cells(found.id)
     return page(
         request,
         "field.html",
         film=found,
-        field=examined[at],
+        field=shown[at],
         at=at,
-        fields=examined,
+        fields=shown,
         boxes=_boxes(clinic.store.films.cells(found.id, field, every=True), counted),
-        tap_side=_tap_side(counted, examined[at]),
-        text_size=round(_TEXT_SHARE * (examined[at].width or 0)),
+        tap_side=_tap_side(counted, shown[at]),
+        text_size=round(_TEXT_SHARE * (shown[at].width or 0)),
         classes=clinic.store.films.classes(found.id),
         may_correct=_may_correct(found, user),
     )

@@ -32,7 +32,7 @@ def review(request: Request, clinic: Here, user: AnyUser, found: AskedFilm) -> R
     report = store.reports.corrected(found.id)
     cells = [each for each in store.films.cells(found.id) if not each.rejected]
     blasts = set(blast_classes(sorted({each.shown_class for each in cells})))
-    fields = [each for each in store.films.fields(found.id) if each.reason is None]
+    fields = [each for each in store.films.fields(found.id) if each.shown]
     signatures = store.review.signatures(found.id)
     standing = [each for each in signatures if each.withdrawn_at is None]
     return page(

@@ -17,14 +17,16 @@ from edge_runtime.clinic.live.viewfinder import LivePicture, Viewfinder
 from edge_runtime.clinic.store.records import NewFilm
 from edge_runtime.clinic.store.store import ClinicStore
 from edge_runtime.errors import AccessError, BackendError, CameraError, RecordError, StoreError
+from edge_runtime.film.gate import FieldGate
 from edge_runtime.film_run import LoadedBundle
-from edge_runtime.types import Frame, UInt8Image
+from edge_runtime.types import CellFinding, FieldResult, Frame, UInt8Image
 from tests.clinic_browser import Seconds
 from tests.clinic_films import Disk, People
 from tests.edge_runtime.clinic_live.conftest import QUICK, SETTINGS
 from tests.edge_runtime.film.painted_film import HIGH, WIDE
 from tests.fake_cameras import camera_threads
 from tests.painted_stage import Stage
+from tests.support import paint_field
 
 SLIDE = NewFilm("S-1")
 
@@ -494,3 +496,30 @@ def test_a_loss_of_track_is_said_longer_than_one_field(
 def parts(view: LiveView) -> int:
     mosaic = None if view.guidance is None else view.guidance.mosaic
     return 0 if mosaic is None else mosaic.fragments
+
+
+def test_boxes_follow_the_film_by_what_the_gate_saw() -> None:
+    """Also those of a field of which no picture was made."""
+    film = paint_field(400, 300, [(80, 90, 20), (210, 150, 24), (300, 90, 18)], seed=8)
+    before, now = film[20:260, 20:340].copy(), film[26:266, 30:350].copy()
+    gate = FieldGate(live=True)
+    seconds = Seconds()
+    finder = Viewfinder(clock=seconds, draw=lambda frame: (frame.pixels, b"jpeg"))
+    finder.look()
+    frames = [Frame(index, index, pixels, "f") for index, pixels in enumerate((before, now))]
+    for frame in frames:
+        finder.see(frame, gate.judge(frame))
+    cell = CellFinding((50.0, 50.0, 90.0, 90.0), 0.9, "neutrophil", b"")
+    finder.take(FieldResult(0, "f", 320, 240, (cell,), b"", 1.0, 1))
+    picture = finder.picture()
+    assert picture is not None
+    assert picture.boxes is not None
+    (box,) = picture.boxes
+    assert box.box_xyxy == pytest.approx((40, 44, 80, 84), abs=1.0)
+    # Nothing was seen of this one.
+    finder.take(FieldResult(7, "f", 320, 240, (cell,), b"", 1.0, 1))
+    finder.see(Frame(2, 2, now, "f"), gate.judge(frames[1]))
+    seconds.at += 1
+    lost = finder.picture()
+    assert lost is not None
+    assert lost.boxes is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -276,3 +277,18 @@ def test_refused_frames_in_a_row_are_one_row_and_all_are_counted(store: ClinicSt
     report = store.reports.corrected(number)
     assert (report.totals.fields, report.totals.fields_skipped) == (2, 4001)
     assert [each.frames for each in report.fields] == [1, 4000, 1, 1]
+
+
+def test_a_field_that_shows_nothing_new_has_no_pictures(store: ClinicStore) -> None:
+    first = field_of(0)
+    cells = tuple(replace(each, crop_jpeg=b"") for each in field_of(1).cells)
+    again = replace(field_of(1), cells=cells, preview_jpeg=b"", frame_jpeg=None)
+    film = keep_film(store, [first, again])
+    kept = store.films.fields(film)
+    assert [each.shown for each in kept] == [True, False]
+    assert (kept[1].preview_file, kept[1].frame_file, kept[1].reason) == (None, None, None)
+    assert [cell.crop_file for cell in store.films.cells(film) if cell.field == 1] == [None] * len(
+        cells
+    )
+    assert store.films.get(film).fields == 2
+    assert store.check() == []

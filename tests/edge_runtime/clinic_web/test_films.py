@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html import unescape
 from typing import Any
 
@@ -218,3 +219,20 @@ def row(text: str, name: str) -> list[str]:
     )
     assert found is not None, name
     return list(found.groups())
+
+
+def test_fields_that_show_nothing_new_are_counted_and_not_listed(
+    sign_in: SignIn, store: ClinicStore
+) -> None:
+    again = replace(field_of(1, ()), preview_jpeg=b"", frame_jpeg=None)
+    film = keep_film(store, [field_of(0), again, field_of(2)])
+    browser = sign_in("operator")
+    listed = browser.get(f"/films/{film}/fields").text
+    assert re.findall(rf'href="/films/{film}/fields/(\d+)"', listed) == ["0", "2"]
+    assert "1 more field shows nothing new" in listed
+    assert browser.get(f"/films/{film}/fields/1").status_code == 404
+    # The next of the first is the one with a picture.
+    assert (
+        f'rel="next" href="/films/{film}/fields/2"' in browser.get(f"/films/{film}/fields/0").text
+    )
+    assert "of 2 fields checked" in browser.get(f"/films/{film}/review").text
