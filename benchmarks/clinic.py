@@ -60,6 +60,7 @@ class ClinicPlan:
         seconds: of each turn.
         rounds: turns of either.
         threads: processor threads for inference.
+        backend: what the page examines with; bare is ONNX Runtime on the processor always.
         bundle: None for the shipped one.
     """
 
@@ -70,6 +71,7 @@ class ClinicPlan:
     seconds: float = 15.0
     rounds: int = 3
     threads: int = 2
+    backend: str = "onnxruntime"
     bundle: Path | None = None
 
 
@@ -113,7 +115,10 @@ def measure_clinic(
         frames = _frames(plan)
         source, profile_file = _put(frames, plan, scratch)
         with _bare_calls(plan, frames) as (calls, looks):
-            progress(f"{plan.profile}: {sum(map(len, calls)) / len(calls):.1f} calls a field")
+            progress(
+                f"{plan.profile}, {plan.backend}: {sum(map(len, calls)) / len(calls):.1f} calls "
+                "a field"
+            )
             _people(scratch / "store")
             before = WorkMeter.read()
             began = time.perf_counter()
@@ -141,6 +146,7 @@ def measure_clinic(
     pictures_mb = len(frames) * frames[0].pixels.nbytes / 1e6
     row = {
         "profile": plan.profile,
+        "backend": plan.backend,
         "resolution_px": [frames[0].width, frames[0].height],
         "looks_per_field": round(looks, 2),
         "calls_per_field": round(sum(map(len, calls)) / len(calls), 2),
@@ -181,12 +187,12 @@ HOW = (
     "second under a stage that is moved by hand and rests for a second in each field; every "
     f"picture passes the gate. {_LOOKERS} people look at it over HTTP as often as the page's "
     "script does. Gate, mosaic, tally, screening, store with previews, crops and full-size fields "
-    "are on; the record of the last film is asked whether they were. bare: session.run alone, on "
-    "the tensors of the same fields made beforehand, every model of the bundle as often as the "
-    "fields need it, one caller a thread; nothing is read, shrunk, decoded or kept. Turns "
-    "alternate; while one runs the other rests. cpu_of_bare: the same by processor time, which "
-    "other programs do not take away. memory_mb: resident; a real camera does not hold the "
-    "pictures in it."
+    "are on; the record of the last film is asked whether they were. bare: ONNX Runtime's "
+    "session.run alone, on the processor, on the tensors of the same fields made beforehand, every "
+    "model of the bundle as often as the fields need it, one caller a thread; nothing is read, "
+    "shrunk, decoded or kept. Turns alternate; while one runs the other rests. cpu_of_bare: the "
+    "same by processor time, which other programs do not take away. memory_mb: resident; a real "
+    "camera does not hold the pictures in it."
 )
 
 
@@ -265,7 +271,8 @@ def _bare_calls(
     from edge_runtime.film_run import bundle_to_run, load_bundle
     from edge_runtime.settings import load_settings
 
-    settings = load_settings(None, environment={}, flags={"threads": plan.threads})
+    flags = {"threads": plan.threads, "backend": "onnxruntime"}
+    settings = load_settings(None, environment={}, flags=flags)
     bundle = bundle_to_run(plan.bundle, settings, say=lambda line: None)
     with load_bundle(bundle, settings) as loaded:
         calls: list[list[Call]] = []
@@ -376,7 +383,7 @@ def _serving(plan: ClinicPlan, store: Path, source: str, profile: Path) -> Itera
         [
             *(sys.executable, "-m", "edge_runtime.cli", "serve", "--port", "0"),
             *("--store", str(store), "--source", source, "--threads", str(plan.threads)),
-            *("--camera-profile", str(profile), *bundle),
+            *("--camera-profile", str(profile), "--backend", plan.backend, *bundle),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

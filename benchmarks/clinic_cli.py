@@ -5,9 +5,10 @@ Owns flags and tables. Does not own the measurements (see ``clinic``, ``saving``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +23,10 @@ def clinic(
     seconds: Annotated[float, typer.Option(min=1, help="of each turn")] = 15.0,
     rounds: Annotated[int, typer.Option(min=1, help="turns of either")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="processor threads for inference")] = 2,
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="of the page; may be given again [default: onnxruntime]"),
+    ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="bundle folder or file [default: shipped demo]")
     ] = None,
@@ -41,10 +46,16 @@ def clinic(
     measured = [
         measure_clinic(
             ClinicPlan(
-                profile=each, seconds=seconds, rounds=rounds, threads=threads, bundle=bundle
+                profile=each,
+                seconds=seconds,
+                rounds=rounds,
+                threads=threads,
+                backend=runtime,
+                bundle=bundle,
             ),
             lambda line: typer.echo(line, err=True),
         )
+        for runtime in backend or ["onnxruntime"]
         for each in profile or _PROFILES
     ]
     rows = [each["row"] for each in measured]
@@ -53,15 +64,15 @@ def clinic(
         "threads": threads,
         "seconds": seconds,
         "rows": rows,
-        "targets": {each["row"]["profile"]: each["targets"] for each in measured},
+        "targets": {_name(each["row"]): each["targets"] for each in measured},
     }
     write_result(out, "leukoscope serve: rate, memory, time to the first result", facts, body)
     typer.echo(
-        f"{'profile':<14}{'fields/s':>9}{'bare':>8}{'share':>8}{'by CPU':>8}{'MB':>7}{'s':>7}"
+        f"{'profile, backend':<26}{'fields/s':>9}{'bare':>8}{'share':>8}{'by CPU':>8}{'MB':>7}{'s':>7}"
     )
     for row in rows:
         typer.echo(
-            f"{row['profile']:<14}{row['fields_per_s']:>9.2f}{row['bare_fields_per_s']:>8.2f}"
+            f"{_name(row):<26}{row['fields_per_s']:>9.2f}{row['bare_fields_per_s']:>8.2f}"
             f"{row['rate_of_bare']:>8.2f}{row['cpu_of_bare']:>8.2f}{row['memory_mb']:>7.0f}"
             f"{row['first_result_s']:>7.2f}"
         )
@@ -70,7 +81,7 @@ def clinic(
         for target in each["targets"]:
             missed |= not target["met"]
             typer.echo(
-                f"{'met' if target['met'] else 'NOT MET'}: {each['row']['profile']}: "
+                f"{'met' if target['met'] else 'NOT MET'}: {_name(each['row'])}: "
                 f"{target['name']}: {target['measured']:g}"
             )
     busiest = max(row["others_share"] for row in rows)
@@ -83,6 +94,10 @@ def clinic(
     typer.echo(f"written to {out}")
     if missed:
         raise typer.Exit(1)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['profile']}, {row['backend']}"
 
 
 def saving(

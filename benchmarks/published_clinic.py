@@ -1,7 +1,7 @@
 """README tables of what was measured of the work at the microscope.
 
-Owns the tables of ``bench mosaic | stop-rule | frame-age | clinic | saving | soak``. Does not own
-measuring.
+Owns the tables of ``bench field-gate | mosaic | stop-rule | frame-age | clinic | saving | soak``.
+Does not own measuring.
 """
 
 from __future__ import annotations
@@ -35,6 +35,49 @@ def _text(*parts: str | Sequence[str]) -> str:
 
 def _met(met: bool) -> str:
     return "yes" if met else "**no**"
+
+
+# Beginnings of what was done to fields, by the table's column.
+_FAULTS = {
+    "blurred": ("defocus", "own blur"),
+    "moved": ("motion",),
+    "empty": ("empty",),
+    "too thick": ("thick",),
+    "wrongly lit": ("exposure",),
+}
+
+
+def _field_gate(result: dict[str, Any]) -> str:
+    def refused(name: str, limits: str, kinds: tuple[str, ...]) -> str:
+        found = [
+            row
+            for row in result["rows"]
+            if (row["set"], row["limits"]) == (name, limits) and row["kind"].startswith(kinds)
+        ]
+        fields = sum(row["fields"] for row in found)
+        if fields == 0:
+            return "–"
+        return f"{100 * sum(row['refused'] * row['fields'] for row in found) / fields:.0f} %"
+
+    every = tuple(kind for kinds in _FAULTS.values() for kind in kinds)
+    rows = [
+        (
+            name,
+            refused(name, "set up", ("good",)),
+            *(refused(name, "set up", kinds) for kinds in _FAULTS.values()),
+            f"{refused(name, 'defaults', ('good',))}, {refused(name, 'defaults', every)}",
+        )
+        for name in dict.fromkeys(row["set"] for row in result["rows"])
+    ]
+    return _text(
+        f"Share of fields that are refused; {result['virtual_fields_per_film']} virtual fields of "
+        "each kind and the test splits of three real sets, blurred, moved and lit wrongly by "
+        f"computation; {result['machine']['date'][:10]}.",
+        _table(
+            ("fields", "good", *_FAULTS, "limits of a camera nobody set up: good, faulty"),
+            rows,
+        ),
+    )
 
 
 def _mosaic(result: dict[str, Any]) -> str:
@@ -131,6 +174,7 @@ def _clinic(result: dict[str, Any]) -> str:
     rows = [
         (
             row["profile"],
+            row["backend"],
             f"{row['looks_per_field']:g}",
             f"{row['fields_per_s']:.1f}",
             f"{row['rate_of_bare']:.2f}",
@@ -141,21 +185,23 @@ def _clinic(result: dict[str, Any]) -> str:
         )
         for row in result["rows"]
     ]
-    met = {
-        name: all(
-            each["met"]
-            for targets in result["targets"].values()
-            for each in targets
-            if each["figure"] == name
-        )
-        for name in ("rate_of_bare", "memory_without_pictures_mb", "first_result_s")
-    }
+
+    def met(figure: str) -> str:
+        """By backend, whether every profile reaches it."""
+        found: dict[str, bool] = {}
+        for row in result["rows"]:
+            for each in result["targets"][f"{row['profile']}, {row['backend']}"]:
+                if each["figure"] == figure:
+                    found[row["backend"]] = found.get(row["backend"], True) and each["met"]
+        return ", ".join(f"{_met(every)} ({backend})" for backend, every in found.items())
+
     busiest = max(row["others_share"] for row in result["rows"])
     return _text(
         _where({**result, "others_share": busiest}, "two people look at the page"),
         _table(
             (
                 "camera profile",
+                "backend",
                 "looks a field",
                 "fields/s",
                 "of bare `session.run` (≥ 0.80)",
@@ -165,8 +211,8 @@ def _clinic(result: dict[str, Any]) -> str:
             ),
             rows,
         ),
-        f"Met: rate {_met(met['rate_of_bare'])}, memory "
-        f"{_met(met['memory_without_pictures_mb'])}, first result {_met(met['first_result_s'])}.",
+        f"Met: rate {met('rate_of_bare')}; memory {met('memory_without_pictures_mb')}; first "
+        f"result {met('first_result_s')}.",
     )
 
 
@@ -220,6 +266,7 @@ def _soak(result: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "field_gate": _field_gate,
     "mosaic": _mosaic,
     "stop_rule": _stop_rule,
     "frame_age": _frame_age,
