@@ -68,7 +68,8 @@ def clinic(
     }
     write_result(out, "leukoscope serve: rate, memory, time to the first result", facts, body)
     typer.echo(
-        f"{'profile, backend':<26}{'fields/s':>9}{'bare':>8}{'share':>8}{'by CPU':>8}{'MB':>7}{'s':>7}"
+        f"{'profile, backend':<26}{'fields/s':>9}{'bare':>8}{'share':>8}{'by CPU':>8}{'MB':>7}"
+        f"{'s':>7}"
     )
     for row in rows:
         typer.echo(

@@ -31,6 +31,8 @@ OURS, PLAIN_LOOP, SESSION_RUN, ULTRALYTICS = (
 )
 # Fields of a live run that are left out: the reader does not know yet how fast its consumer is.
 _LIVE_WARM_UP = 3
+# A slow contender gets so many times its time until it has as many fields as can tell anything.
+_LIVE_LEAST, _LIVE_LONGEST = 8, 8
 # The age of the first and of the last tenth tell whether it grows.
 _END_SHARE = 0.1
 
@@ -132,18 +134,23 @@ def leukoscope(job: Job) -> dict[str, Any]:
 
 
 def _live(job: Job, loaded: LoadedBundle, settings: Settings, fps: float) -> dict[str, Any]:
-    """The film loop on a paced camera, for ``job["seconds"]``."""
+    """The film loop on a paced camera, for ``job["seconds"]`` or until it tells something."""
     from edge_runtime.cameras.device import CameraDevice
     from edge_runtime.cameras.paced import PacedDevice
     from edge_runtime.cameras.watchdog import WatchedCamera
     from edge_runtime.clinic.report_files import report_sinks
     from edge_runtime.film_run import film_runner
-    from edge_runtime.types import CameraSession
+    from edge_runtime.types import CameraSession, RunStatus
 
     fields = _stored(job)
+    until = time.monotonic() + job["seconds"]
 
     def opened(before: CameraSession | None) -> CameraDevice:
         return PacedDevice(fields, fps)
+
+    def enough(status: RunStatus) -> None:
+        if time.monotonic() >= until and status.fields_done >= _LIVE_WARM_UP + _LIVE_LEAST:
+            runner.stop()
 
     with WatchedCamera(opened, source="paced", name="paced") as camera:
         runner = film_runner(
@@ -152,8 +159,9 @@ def _live(job: Job, loaded: LoadedBundle, settings: Settings, fps: float) -> dic
             source="live",
             settings=settings,
             sinks=report_sinks(Path(job["report"]), save_frames=False),
+            on_status=enough,
         )
-        timer = threading.Timer(job["seconds"], runner.stop)
+        timer = threading.Timer(_LIVE_LONGEST * job["seconds"], runner.stop)
         timer.start()
         try:
             report = runner.run()

@@ -87,8 +87,6 @@ def test_a_row_has_every_stage_of_every_field(measured: dict[str, Any]) -> None:
     assert row["ran"]["detector"]["name"] == "onnxruntime"
 
 
-# On a busy machine the short run may end within its warm-up: one time in four here.
-@pytest.mark.slow
 def test_a_live_camera_is_measured_at_two_rates(measured: dict[str, Any]) -> None:
     live = _row(measured, "onnxruntime")["live"]
     assert live["own_rate"]["camera_fps"] == 20
