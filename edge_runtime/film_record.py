@@ -338,7 +338,7 @@ def morphology_record(
 
 
 def _find(index: int, cell: CellFinding) -> CellRecord | Repeat:
-    if cell.film_cell is not None and not cell.counts:
+    if cell.repeats:
         return Repeat(index, cell.box_xyxy, cell.score, cell.class_name)
     return _cell_record(index, cell)
 

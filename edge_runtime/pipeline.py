@@ -338,9 +338,7 @@ class FilmRunner:
             boxes = examination.detections.boxes_xyxy
             cells = [
                 # A repeat that is no better than the look before it is not looked at.
-                replace(cell, crop_jpeg=self._crop(frame, box))
-                if cell.counts or cell.film_cell is None
-                else cell
+                cell if cell.repeats else replace(cell, crop_jpeg=self._crop(frame, box))
                 for cell, box in zip(cells, boxes, strict=True)
             ]
         shown = self._every_frame or _shows_something(cells, update)

@@ -251,6 +251,11 @@ class CellFinding:
     film_xy: tuple[float, float] | None = None
     counts: bool = True
 
+    @property
+    def repeats(self) -> bool:
+        """It shows a cell of the film again and no better, and will never stand for it."""
+        return self.film_cell is not None and not self.counts
+
 
 @dataclass(frozen=True, slots=True)
 class FieldResult:

@@ -141,7 +141,7 @@ class HtmlSink:
         best = max((cell.score for cell in result.cells), default=_NO_CELL)
         self._forget_worse_looks(result)
         for number, cell in enumerate(result.cells, start=1):
-            if not cell.counts and cell.film_cell is not None:
+            if cell.repeats:
                 continue
             self._gallery.offer(
                 cell.score,

@@ -501,7 +501,9 @@ def _cell_row(
     film: int, field: int, number: int, cell: CellFinding, crop: str | None
 ) -> dict[str, Any]:
     x1, y1, x2, y2 = cell.box_xyxy
-    judged = cell.attributes
+    # Of a repeat nobody asks for more than its class, and there are many.
+    judged = None if cell.repeats else cell.attributes
+    shares = None if cell.repeats else cell.class_probabilities
     return {
         "film": film,
         "field": field,
@@ -514,9 +516,7 @@ def _cell_row(
         "class_name": cell.class_name,
         "best_class": cell.best_class,
         "class_probability": cell.class_probability,
-        "class_probabilities": None
-        if cell.class_probabilities is None
-        else dict(cell.class_probabilities),
+        "class_probabilities": None if shares is None else dict(shares),
         "attributes": None
         if judged is None
         else {
