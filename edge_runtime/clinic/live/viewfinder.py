@@ -29,7 +29,7 @@ _LOOKED_S = 3.0
 # Frames between an examined one and its result, and some more.
 _SEEN = 12
 # Pictures are made at most so often, however many people look.
-_LEAST_INTERVAL_S = 0.12
+_LEAST_INTERVAL_S = 0.18
 _QUALITY = 75
 
 
