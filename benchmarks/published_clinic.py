@@ -154,7 +154,7 @@ def _frame_age(result: dict[str, Any]) -> str:
             names[row["reader"]],
             f"{row['p50_ms']:.0f}",
             f"{row['p99_ms']:.0f}",
-            f"{row['growth_ms_per_s']:.0f}",
+            str(round(row["growth_ms_per_s"])),
         )
         for row in result["rows"]
     ]
