@@ -129,8 +129,8 @@ def saving(
         verdict = "met" if row["met"] else "NOT MET"
         typer.echo(
             f"{verdict}: {row['kept_as']}: {100 * row['share']:.1f} % of the film's time, "
-            f"{row['ms_per_field']:.0f} ms of {row['seconds_per_field']:.2f} s a field; adds "
-            f"{100 * row['added']:.1f} %"
+            f"{row['ms_per_field']:.0f} ms of {row['seconds_per_field']:.2f} s a field"
+            + ("" if row["added"] is None else f"; adds {100 * row['added']:.1f} %")
         )
 
 

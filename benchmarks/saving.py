@@ -1,16 +1,18 @@
 """What cropping and saving take of a film's time on fields of twelve megapixels.
 
 Owns this measurement: films of a virtual microscope with a large camera, as fast as they can be
-examined, kept in three ways. Does not own the film loop nor any sink.
+examined and as a person's session, kept in several ways. Does not own the film loop nor any sink.
 """
 
 from __future__ import annotations
 
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,18 +22,25 @@ from typing_extensions import Self
 
 from benchmarks.machine import WorkMeter
 from edge_runtime.bundle import Bundle
+from edge_runtime.cameras.paced import PacedDevice
 from edge_runtime.cameras.virtual import VirtualCamera
-from edge_runtime.film_run import LoadedBundle, film_runner, film_setup, load_bundle
+from edge_runtime.cameras.watchdog import WatchedCamera
+from edge_runtime.errors import DataError
+from edge_runtime.film_report import FilmReport
+from edge_runtime.film_run import LoadedBundle, film_guide, film_runner, film_setup, load_bundle
+from edge_runtime.pipeline import FilmRunner
 from edge_runtime.settings import Settings
 from edge_runtime.sinks import Sink
 from edge_runtime.types import Frame
 from edge_runtime.virtual_film import PROFILES, VirtualFilm
+from edge_runtime.virtual_film.hand_path import hand_path
 
 # A 12-megapixel microscope camera behind a 100x objective; the rest is the laboratory profile's.
 _SIDES_PX = (4000, 3000)
 _PIXEL_SIZE_UM = 0.045
 AT_MOST_SHARE = 0.05
 _NOTHING = "nothing"
+_SESSION = "session"
 # Of the best published add-on for counting on such cameras.
 PUBLISHED_SHARE = 0.52
 HOW = (
@@ -39,8 +48,14 @@ HOW = (
     "examined one after the other as fast as possible. Share: seconds that cropping, encoding and "
     "writing took, of the film's seconds; a thread of its own does it beside the next field's "
     "inference. Added: what of the film's time they cost, against a film of which nothing is "
-    "kept, in the same round. Medians of the rounds, which alternate between the ways of keeping."
+    "kept, in the same round. Session: overlapping fields from a live camera of 30 pictures a "
+    "second, each for a second as under a stage moved by hand, with gate and mosaic; kept is what "
+    "`leukoscope serve` keeps. Medians of the rounds, which alternate between the ways of keeping."
 )
+# A person looks at a field for about so long, and the camera gives so many pictures a second.
+_REST_S, _FPS = 1.0, 30.0
+# Overlapping fields of 36 MB each.
+_PLACES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +66,13 @@ class SavingPlan:
         fields: of each film.
         rounds: films in each way.
         threads: processor threads for inference.
+        session_s: of each session.
     """
 
     fields: int = 8
     rounds: int = 3
     threads: int = 2
+    session_s: float = 8.0
 
 
 class _Held:
@@ -99,20 +116,31 @@ def measure_saving(
         pixel_size_um=_PIXEL_SIZE_UM,
     )
     progress(f"{plan.fields} fields of {_SIDES_PX[0]} x {_SIDES_PX[1]} px")
-    frames = list(VirtualCamera(VirtualFilm.build(7), profile, plan.fields))
-    ways = {_NOTHING: False, "report": False, "store": False, "store, full size": True}
+    film = VirtualFilm.build(7)
+    frames = list(VirtualCamera(film, profile, plan.fields))
+    path = hand_path(film.size_um, profile.field_um, _PLACES, 7)
+    moved = list(VirtualCamera(film, profile, centres_um=[each.centre_um for each in path]))
+    ways = {
+        _NOTHING: False,
+        "report": False,
+        "store": False,
+        "store, full size": True,
+        "session, store": False,
+        "session, store, full size": True,
+    }
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     before = WorkMeter.read()
     for number in range(plan.rounds):
         for way, full in ways.items():
             settings = Settings(threads=plan.threads, save_frames=full)
             with load_bundle(bundle, settings) as loaded, tempfile.TemporaryDirectory() as place:
-                run = _film(loaded, frames, settings, way, Path(place))
+                if way.startswith(_SESSION):
+                    run = _session(loaded, moved, settings, plan.session_s, Path(place))
+                else:
+                    run = _film(loaded, frames, settings, way, Path(place))
             runs[way].append(run)
             progress(f"round {number + 1}, {way}: {100 * run['share']:.1f} %")
-    rows = [
-        _row(way, found, runs[_NOTHING], plan) for way, found in runs.items() if way != _NOTHING
-    ]
+    rows = [_row(way, found, runs[_NOTHING]) for way, found in runs.items() if way != _NOTHING]
     return {
         "how": HOW,
         "threads": plan.threads,
@@ -129,27 +157,30 @@ def measure_saving(
     }
 
 
-def _row(
-    way: str, found: list[dict[str, Any]], bare: list[dict[str, Any]], plan: SavingPlan
-) -> dict[str, Any]:
+def _row(way: str, found: list[dict[str, Any]], bare: list[dict[str, Any]]) -> dict[str, Any]:
     share = statistics.median(each["share"] for each in found)
-    added = statistics.median(
-        1 - without["seconds"] / each["seconds"] for each, without in zip(found, bare, strict=True)
-    )
+    # A session lasts as long as the person takes.
+    added = None
+    if not way.startswith(_SESSION):
+        added = statistics.median(
+            1 - without["seconds"] / each["seconds"]
+            for each, without in zip(found, bare, strict=True)
+        )
     return {
         "kept_as": way,
         "share": round(share, 4),
         "shares": [round(each["share"], 4) for each in found],
-        "added": round(added, 4),
+        "added": None if added is None else round(added, 4),
         "ms_per_field": round(statistics.median(each["ms"] for each in found), 1),
         "seconds_per_field": round(
-            statistics.median(each["seconds"] for each in found) / plan.fields, 3
+            statistics.median(each["seconds"] / each["fields"] for each in found), 3
         ),
-        "cells_per_field": found[0]["cells"] / plan.fields,
-        "looks_per_field": found[0]["looks"] / plan.fields,
+        "fields": found[0]["fields"],
+        "fields_with_pictures": found[0]["pictures"],
+        "cells_per_field": round(found[0]["cells"] / found[0]["fields"], 3),
+        "looks_per_field": round(found[0]["looks"] / found[0]["fields"], 3),
         "at_most": AT_MOST_SHARE,
         "met": share <= AT_MOST_SHARE,
-        "met_by_added": added <= AT_MOST_SHARE,
     }
 
 
@@ -163,15 +194,7 @@ def _film(
 
     def run(sinks: list[Sink]) -> dict[str, Any]:
         runner = film_runner(loaded, _Held(frames), source="12 MP", settings=settings, sinks=sinks)
-        report = runner.run()
-        spent = sum(runner.stage_seconds["crop"]) + sum(runner.stage_seconds["write"])
-        return {
-            "share": spent / report.duration_s,
-            "ms": 1000 * spent / len(frames),
-            "seconds": report.duration_s,
-            "cells": report.totals.cells,
-            "looks": sum(each.tiles for each in report.fields),
-        }
+        return _figures(runner, runner.run(), len(frames))
 
     if way == _NOTHING:
         return run([])
@@ -180,3 +203,65 @@ def _film(
     with open_store(place / "store") as store:
         setup = film_setup(loaded, source="12 MP", settings=settings)
         return run([StoreSink(store, NewFilm("12 MP"), setup)])
+
+
+def _session(
+    loaded: LoadedBundle, moved: list[Frame], settings: Settings, seconds: float, place: Path
+) -> dict[str, Any]:
+    """A person moves the stage from field to field and back."""
+    from edge_runtime.clinic.store.records import NewFilm
+    from edge_runtime.clinic.store.sink import StoreSink
+    from edge_runtime.clinic.store.store import open_store
+    from edge_runtime.film.camera_profile import CameraProfile, GateLimits
+
+    profile = CameraProfile(
+        name="12mp",
+        source="12 MP",
+        made_at=datetime.now(timezone.utc).isoformat(),
+        width=moved[0].width,
+        height=moved[0].height,
+        pixel_size_um=_PIXEL_SIZE_UM,
+        # Every field passes, so that every one is examined.
+        limits=GateLimits(shift_share=2.0, blur_um=3.0, stained_least=0.001),
+    )
+    way = [*moved, *moved[-2:0:-1]]
+    shown = [each.pixels for each in way for _ in range(round(_FPS * _REST_S))]
+    camera = WatchedCamera(
+        lambda before: PacedDevice(shown, _FPS), source="12 MP", name="paced", by_hand=True
+    )
+    setup = film_setup(loaded, source="12 MP", settings=settings)
+    with open_store(place / "store") as store, camera:
+        sink = StoreSink(store, NewFilm("12 MP"), setup)
+        runner = film_runner(
+            loaded,
+            camera,
+            source="12 MP",
+            settings=settings,
+            sinks=[sink],
+            guide=film_guide(loaded, settings, live=True, profile=profile),
+            every_frame=False,
+        )
+        timer = threading.Timer(seconds, runner.stop)
+        timer.start()
+        try:
+            report = runner.run()
+        finally:
+            timer.cancel()
+        kept = sum(each.shown for each in store.films.fields(sink.film))
+    return _figures(runner, report, kept)
+
+
+def _figures(runner: FilmRunner, report: FilmReport, pictures: int) -> dict[str, Any]:
+    spent = sum(runner.stage_seconds["crop"]) + sum(runner.stage_seconds["write"])
+    fields = report.totals.fields
+    if fields == 0:
+        raise DataError("12 megapixels: no field was examined; give it more time")
+    return {
+        "share": spent / report.duration_s,
+        "ms": 1000 * spent / fields,
+        "seconds": report.duration_s,
+        "fields": fields,
+        "pictures": pictures,
+        "cells": report.totals.cells,
+        "looks": sum(each.tiles for each in report.fields),
+    }

@@ -16,14 +16,19 @@ def test_every_way_of_keeping_is_measured(monkeypatch: pytest.MonkeyPatch) -> No
     # Of the same kind, and quick.
     monkeypatch.setattr(saving, "_SIDES_PX", (640, 480))
     monkeypatch.setattr(saving, "_PIXEL_SIZE_UM", 0.2)
-    plan = saving.SavingPlan(fields=2, rounds=1, threads=1)
+    plan = saving.SavingPlan(fields=2, rounds=1, threads=1, session_s=2.5)
     found = saving.measure_saving(open_bundle(shipped_bundle_path()), plan)
     rows = {row["kept_as"]: row for row in found["rows"]}
-    assert set(rows) == {"report", "store", "store, full size"}
+    sessions = {"session, store", "session, store, full size"}
+    assert set(rows) == {"report", "store", "store, full size"} | sessions
     for row in rows.values():
         assert 0 < row["share"] < 1
         assert row["met"] == (row["share"] <= saving.AT_MOST_SHARE)
         assert row["ms_per_field"] <= 1000 * row["seconds_per_field"]
         # Rounds are kept one by one, so that a median can be checked.
         assert row["shares"] == [row["share"]]
+        assert (row["added"] is None) == (row["kept_as"] in sessions)
+    for name in sessions:
+        # Most pictures show a field that was seen before.
+        assert 0 < rows[name]["fields_with_pictures"] < rows[name]["fields"]
     assert rows["store"]["cells_per_field"] == rows["report"]["cells_per_field"]
