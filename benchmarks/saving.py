@@ -54,8 +54,8 @@ HOW = (
 )
 # A person looks at a field for about so long, and the camera gives so many pictures a second.
 _REST_S, _FPS = 1.0, 30.0
-# Overlapping fields of 36 MB each.
-_PLACES = 4
+# Overlapping fields of 36 MB each: a new one for every second of the session.
+_PLACES = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class SavingPlan:
     fields: int = 8
     rounds: int = 3
     threads: int = 2
-    session_s: float = 8.0
+    session_s: float = 12.0
 
 
 class _Held:

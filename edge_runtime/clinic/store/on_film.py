@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, and_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, select, update
 
 from edge_runtime.clinic.store.records import StoredCell, StoredField
 from edge_runtime.clinic.store.tables import cells, fields
@@ -21,6 +21,7 @@ from edge_runtime.film_report import CellRecord, MosaicRecord, UncountedRecord
 from edge_runtime.guided_record import cell_place
 
 if TYPE_CHECKING:
+    from edge_runtime.film.film_cells import Sighting
     from edge_runtime.film.mosaic import MosaicUpdate
     from edge_runtime.film.mosaic_map import FilmMap
 
@@ -59,13 +60,12 @@ def apply_update(connection: Connection, film: int, change: MosaicUpdate, at: da
         if isinstance(each, Placed):
             values = {"fragment": each.fragment, "film_x": each.x, "film_y": each.y}
             _put(connection, film, each.index, lost=None, **values)
+    _see(connection, film, change.sightings)
     for seen in change.sightings:
-        find = _find(film, seen.frame, seen.row)
-        connection.execute(update(cells).where(find).values(film_cell=seen.cell, counts=seen.new))
         if seen.best and not seen.new:
             standing = _counting(connection, film, seen.cell)
             assert standing is not None, "a cell of the film that no earlier field showed"
-            _swap(connection, standing, find)
+            _swap(connection, standing, _find(film, seen.frame, seen.row))
     for tie in change.ties:
         connection.execute(
             update(fields)
@@ -91,6 +91,30 @@ def apply_update(connection: Connection, film: int, change: MosaicUpdate, at: da
         if (gone.field, gone.number) == (merge.best.frame, merge.best.row + 1):
             _swap(connection, stays, cells.c.id == gone.id)
         _carry(connection, film, gone, stays, at)
+
+
+def _see(connection: Connection, film: int, sightings: Sequence[Sighting]) -> None:
+    """Says of finds which cells they show, all at once: there are some in every field."""
+    if not sightings:
+        return
+    connection.execute(
+        update(cells)
+        .where(
+            cells.c.film == film,
+            cells.c.field == bindparam("of_field"),
+            cells.c.number == bindparam("of_number"),
+        )
+        .values(film_cell=bindparam("shows"), counts=bindparam("is_new")),
+        [
+            {
+                "of_field": seen.frame,
+                "of_number": seen.row + 1,
+                "shows": seen.cell,
+                "is_new": seen.new,
+            }
+            for seen in sightings
+        ],
+    )
 
 
 def film_map_of(found: Sequence[StoredField], counted: Sequence[StoredCell]) -> FilmMap | None:
