@@ -23,7 +23,7 @@ from edge_runtime.clinic.atomic_file import utf8
 from edge_runtime.clinic.store import rows
 from edge_runtime.clinic.store.database import Database
 from edge_runtime.clinic.store.device_settings import ClinicSettings
-from edge_runtime.clinic.store.on_film import apply_update, film_map_of
+from edge_runtime.clinic.store.on_film import apply_update, film_map_of, place_values
 from edge_runtime.clinic.store.pictures import GZIP, Pictures
 from edge_runtime.clinic.store.records import (
     NewFilm,
@@ -163,6 +163,7 @@ class Films:
                     stored_at=stamp(self._now()),
                     age_ms=result.age_ms,
                     pixel_size_um=result.pixel_size_um,
+                    **({} if result.mosaic is None else place_values(result.mosaic.place)),
                 )
             )
             found = [
@@ -174,6 +175,9 @@ class Films:
             if result.mosaic is not None:
                 for row in found:
                     row["counts"] = False
+                for seen in result.mosaic.sightings:
+                    if seen.frame == result.index:
+                        found[seen.row].update(film_cell=seen.cell, counts=seen.new)
             if found:
                 connection.execute(insert(cells), found)
             if result.mosaic is not None:
@@ -525,6 +529,7 @@ def _cell_row(
         },
         "crop_file": crop,
         "rejected": False,
+        "film_cell": None,
         "counts": True,
     }
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge_runtime.film.film_cells import Sighting
     from edge_runtime.film.mosaic import MosaicUpdate
     from edge_runtime.film.mosaic_map import FilmMap
+    from edge_runtime.film.track import Lost, Placed
 
 # What the model found; the rest of a row is the cell's own, and what people say of it.
 _FOUND = (
@@ -43,8 +44,19 @@ _FOUND = (
 )
 
 
+def place_values(place: Placed | Lost | None) -> dict[str, Any]:
+    """Of a field's row: where it lies, or why nobody knows."""
+    from edge_runtime.film.track import Lost
+
+    if place is None:
+        return {}
+    if isinstance(place, Lost):
+        return {"lost": place.reason}
+    return {"lost": None, "fragment": place.fragment, "film_x": place.x, "film_y": place.y}
+
+
 def apply_update(connection: Connection, film: int, change: MosaicUpdate, at: datetime) -> None:
-    """Follows one update; its field is already there, with finds that do not count yet.
+    """Follows one update; its field is there with its place, and its finds with their cells.
 
     Args:
         connection: within a writing transaction.
@@ -52,15 +64,10 @@ def apply_update(connection: Connection, film: int, change: MosaicUpdate, at: da
         change: of the next field, or of the film's end.
         at: time of the audit trail's entries.
     """
-    from edge_runtime.film.track import Lost, Placed
-
-    if isinstance(change.place, Lost):
-        _put(connection, film, change.place.index, lost=change.place.reason)
-    for each in (change.place, change.earlier):
-        if isinstance(each, Placed):
-            values = {"fragment": each.fragment, "film_x": each.x, "film_y": each.y}
-            _put(connection, film, each.index, lost=None, **values)
-    _see(connection, film, change.sightings)
+    if change.earlier is not None:
+        _put(connection, film, change.earlier.index, **place_values(change.earlier))
+    here = None if change.place is None else change.place.index
+    _see(connection, film, [seen for seen in change.sightings if seen.frame != here])
     for seen in change.sightings:
         if seen.best and not seen.new:
             standing = _counting(connection, film, seen.cell)
@@ -94,7 +101,7 @@ def apply_update(connection: Connection, film: int, change: MosaicUpdate, at: da
 
 
 def _see(connection: Connection, film: int, sightings: Sequence[Sighting]) -> None:
-    """Says of finds which cells they show, all at once: there are some in every field."""
+    """Says of finds of an earlier field which cells they show."""
     if not sightings:
         return
     connection.execute(
