@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 
@@ -28,6 +28,9 @@ from benchmarks.machine import WorkMeter
 from edge_runtime.backends import Tensor
 from edge_runtime.errors import DataError
 from edge_runtime.types import Frame
+
+if TYPE_CHECKING:
+    from edge_runtime.film.camera_profile import CameraProfile
 
 # As many people look as a clinic has screens: the microscope's own and a reviewer's.
 _LOOKERS = 2
@@ -216,7 +219,7 @@ def _frames(plan: ClinicPlan) -> list[Frame]:
 
 def _put(frames: Sequence[Frame], plan: ClinicPlan, scratch: Path) -> tuple[str, Path]:
     """The fields as a live source, and the camera's profile."""
-    from edge_runtime.film.camera_profile import CameraProfile, GateLimits, save_profile
+    from edge_runtime.film.camera_profile import save_profile
 
     folder = scratch / "fields"
     folder.mkdir()
@@ -224,19 +227,24 @@ def _put(frames: Sequence[Frame], plan: ClinicPlan, scratch: Path) -> tuple[str,
         bgr = cv2.cvtColor(frame.pixels, cv2.COLOR_RGB2BGR)
         if not cv2.imwrite(str(folder / f"field_{number:03d}.png"), bgr):
             raise DataError(f"{folder}: cannot be written; free some space in it")
-    profile = CameraProfile(
-        name="bench",
-        source=plan.profile,
-        made_at=datetime.now(timezone.utc).isoformat(),
-        width=frames[0].width,
-        height=frames[0].height,
-        pixel_size_um=frames[0].pixel_size_um,
-        # Every field passes, so that every one is examined.
-        limits=GateLimits(shift_share=2.0, blur_um=3.0, stained_least=0.001),
-    )
-    path = save_profile(profile, scratch / "cameras")
+    path = save_profile(all_pass(frames[0], plan.profile), scratch / "cameras")
     held = max(1, round(plan.fps * plan.rest_s))
     return f"paced:{plan.fps:g}x{held}:hand:{folder}", path
+
+
+def all_pass(frame: Frame, source: str) -> CameraProfile:
+    """A camera's profile by whose limits every field passes, so that every one is examined."""
+    from edge_runtime.film.camera_profile import CameraProfile, GateLimits
+
+    return CameraProfile(
+        name="bench",
+        source=source,
+        made_at=datetime.now(timezone.utc).isoformat(),
+        width=frame.width,
+        height=frame.height,
+        pixel_size_um=frame.pixel_size_um,
+        limits=GateLimits(shift_share=2.0, blur_um=3.0, stained_least=0.001),
+    )
 
 
 def _kept(store: Path) -> dict[str, int]:

@@ -5,12 +5,13 @@ Owns flags and tables. Does not own the measurements (see ``clinic``, ``saving``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from benchmarks.published_clinic import clinic_row_name
 
 _PROFILES = ["lcm_100x_c2", "phone", "hcm_100x_c2"]
 
@@ -64,7 +65,7 @@ def clinic(
         "threads": threads,
         "seconds": seconds,
         "rows": rows,
-        "targets": {_name(each["row"]): each["targets"] for each in measured},
+        "targets": {clinic_row_name(each["row"]): each["targets"] for each in measured},
     }
     write_result(out, "leukoscope serve: rate, memory, time to the first result", facts, body)
     typer.echo(
@@ -73,7 +74,7 @@ def clinic(
     )
     for row in rows:
         typer.echo(
-            f"{_name(row):<26}{row['fields_per_s']:>9.2f}{row['bare_fields_per_s']:>8.2f}"
+            f"{clinic_row_name(row):<26}{row['fields_per_s']:>9.2f}{row['bare_fields_per_s']:>8.2f}"
             f"{row['rate_of_bare']:>8.2f}{row['cpu_of_bare']:>8.2f}{row['memory_mb']:>7.0f}"
             f"{row['first_result_s']:>7.2f}"
         )
@@ -82,7 +83,7 @@ def clinic(
         for target in each["targets"]:
             missed |= not target["met"]
             typer.echo(
-                f"{'met' if target['met'] else 'NOT MET'}: {_name(each['row'])}: "
+                f"{'met' if target['met'] else 'NOT MET'}: {clinic_row_name(each['row'])}: "
                 f"{target['name']}: {target['measured']:g}"
             )
     busiest = max(row["others_share"] for row in rows)
@@ -95,10 +96,6 @@ def clinic(
     typer.echo(f"written to {out}")
     if missed:
         raise typer.Exit(1)
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return f"{row['profile']}, {row['backend']}"
 
 
 def saving(

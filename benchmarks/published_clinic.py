@@ -6,7 +6,7 @@ Does not own measuring.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import BUSY_SHARE
@@ -170,6 +170,11 @@ def _frame_age(result: dict[str, Any]) -> str:
     )
 
 
+def clinic_row_name(row: Mapping[str, Any]) -> str:
+    """By which a row's targets are found."""
+    return f"{row['profile']}, {row['backend']}"
+
+
 def _clinic(result: dict[str, Any]) -> str:
     rows = [
         (
@@ -190,7 +195,7 @@ def _clinic(result: dict[str, Any]) -> str:
         """By backend, whether every profile reaches it."""
         found: dict[str, bool] = {}
         for row in result["rows"]:
-            for each in result["targets"][f"{row['profile']}, {row['backend']}"]:
+            for each in result["targets"][clinic_row_name(row)]:
                 if each["figure"] == figure:
                     found[row["backend"]] = found.get(row["backend"], True) and each["met"]
         return ", ".join(f"{_met(every)} ({backend})" for backend, every in found.items())

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,9 +19,10 @@ from typing import Any
 import cv2
 from typing_extensions import Self
 
+from benchmarks.clinic import all_pass
 from benchmarks.machine import WorkMeter
 from edge_runtime.bundle import Bundle
-from edge_runtime.cameras.paced import PacedDevice
+from edge_runtime.cameras.paced import PacedDevice, shown
 from edge_runtime.cameras.virtual import VirtualCamera
 from edge_runtime.cameras.watchdog import WatchedCamera
 from edge_runtime.errors import DataError
@@ -212,22 +212,10 @@ def _session(
     from edge_runtime.clinic.store.records import NewFilm
     from edge_runtime.clinic.store.sink import StoreSink
     from edge_runtime.clinic.store.store import open_store
-    from edge_runtime.film.camera_profile import CameraProfile, GateLimits
 
-    profile = CameraProfile(
-        name="12mp",
-        source="12 MP",
-        made_at=datetime.now(timezone.utc).isoformat(),
-        width=moved[0].width,
-        height=moved[0].height,
-        pixel_size_um=_PIXEL_SIZE_UM,
-        # Every field passes, so that every one is examined.
-        limits=GateLimits(shift_share=2.0, blur_um=3.0, stained_least=0.001),
-    )
-    way = [*moved, *moved[-2:0:-1]]
-    shown = [each.pixels for each in way for _ in range(round(_FPS * _REST_S))]
+    pictures = shown([each.pixels for each in moved], round(_FPS * _REST_S), there_and_back=True)
     camera = WatchedCamera(
-        lambda before: PacedDevice(shown, _FPS), source="12 MP", name="paced", by_hand=True
+        lambda before: PacedDevice(pictures, _FPS), source="12 MP", name="paced", by_hand=True
     )
     setup = film_setup(loaded, source="12 MP", settings=settings)
     with open_store(place / "store") as store, camera:
@@ -238,7 +226,7 @@ def _session(
             source="12 MP",
             settings=settings,
             sinks=[sink],
-            guide=film_guide(loaded, settings, live=True, profile=profile),
+            guide=film_guide(loaded, settings, live=True, profile=all_pass(moved[0], "12 MP")),
             every_frame=False,
         )
         timer = threading.Timer(seconds, runner.stop)

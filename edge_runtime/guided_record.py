@@ -100,8 +100,7 @@ def on_film(
     left: list[UncountedRecord] = []
     for record, find in zip(cells, finds, strict=True):
         cell, place = counted.cell_of(find), places.place(find[0])
-        stands = counted.counts(find)
-        standing = record if stands and isinstance(record, CellRecord) else None
+        standing = record if isinstance(record, CellRecord) and counted.counts(find) else None
         if standing is None or cell is None or place is None:
             left.append(
                 UncountedRecord(

@@ -148,13 +148,19 @@ def _padded_square(pixels: UInt8Image, box: list[float], spec: CropInputSpec) ->
     return square
 
 
+def halved(pixels: UInt8Image) -> UInt8Image:
+    """The mean of every two by two pixels; an odd last row or column is left out."""
+    high, wide = pixels.shape[0] // 2, pixels.shape[1] // 2
+    return _sampled(pixels[: 2 * high, : 2 * wide], wide, high, cv2.INTER_AREA)
+
+
 def _resized(view: UInt8Image, width: int, height: int) -> UInt8Image:
     """Averages over areas when shrinking: thin red-cell rims alias under bilinear sampling.
 
     Halved as often as it goes; what is left, when it is no whole number, is sampled between pixels.
     Averages over parts of pixels would take four times as long.
     """
-    halved = False
+    shrunk = False
     while True:
         high, wide = view.shape[:2]
         whole = high % height == 0 and wide % width == 0
@@ -164,11 +170,10 @@ def _resized(view: UInt8Image, width: int, height: int) -> UInt8Image:
             break
         if whole and (high // height) % 2 and (wide // width) % 2:
             break
-        view = _sampled(view, wide // 2, high // 2, cv2.INTER_AREA)
-        halved = True
+        view, shrunk = halved(view), True
     if (high, wide) == (height, width):
         return view
-    near = halved and high < 2 * height and wide < 2 * width
+    near = shrunk and high < 2 * height and wide < 2 * width
     shrinks = width < wide and height < high
     return _sampled(
         view, width, height, cv2.INTER_AREA if shrinks and (whole or not near) else _BETWEEN

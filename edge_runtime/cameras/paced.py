@@ -124,6 +124,12 @@ class PacedDevice:
             self._next += 1
 
 
+def shown(fields: Sequence[UInt8Image], held: int, *, there_and_back: bool) -> list[UInt8Image]:
+    """A device's pictures: each field so many times, and then back where they overlap."""
+    way = [*fields, *fields[-2:0:-1]] if there_and_back else fields
+    return [field for field in way for _ in range(held)]
+
+
 def open_camera(
     source: str,
     *,
@@ -160,8 +166,7 @@ def open_camera(
                     break
     if not fields:
         raise CameraError(f"source {source!r}: {inner!r} holds no field that can be read")
-    way = [*fields, *fields[-2:0:-1]] if by_hand else fields
-    pictures = [field for field in way for _ in range(held)]
+    pictures = shown(fields, held, there_and_back=by_hand)
 
     def opened(before: CameraSession | None) -> CameraDevice:
         return PacedDevice(pictures, fps, device=inner, clock_ns=clock_ns)

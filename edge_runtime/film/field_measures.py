@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.preprocess import halved
 from edge_runtime.scale import cell_size_from_red_cells
 from edge_runtime.types import UInt8Image
 
@@ -121,14 +122,9 @@ def shrunk_field(pixels: UInt8Image) -> tuple[UInt8Image, int]:
         pixels: RGB uint8 ``(H, W, 3)``.
     """
     height, width = pixels.shape[:2]
-    times = 1
+    small, times = pixels, 1
     while max(height, width) > _LONGER_SIDE * times and min(height, width) >= 2 * times:
-        times *= 2
-    # What is left at the right and below is not looked at.
-    small = pixels[: height // times * times, : width // times * times]
-    for _ in range(times.bit_length() - 1):
-        size = (small.shape[1] // 2, small.shape[0] // 2)
-        small = np.asarray(cv2.resize(small, size, interpolation=cv2.INTER_AREA), np.uint8)
+        small, times = halved(small), 2 * times
     return small, times
 
 
