@@ -23,17 +23,22 @@ Float32Image = NDArray[np.float32]
 _LONGER_SIDE = 1024
 # An edge that was blurred by b has, seen through a Gaussian s, a slope of 1/sqrt(b^2 + s^2);
 # two of them give b without knowing the edge's height (after Zhuo and Sim, Pattern Recognition
-# 44, 2011). The finer one is coarse enough to leave a cheap camera's noise behind.
-_FINE, _COARSE = 1.2, 2.4
+# 44, 2011). The finer one is coarse enough to leave a cheap camera's noise behind. Both are what
+# an edge meets altogether: averaging over a width w and differences over w blur by w^2 / 12 each.
+_FINE, _COARSE = 1.33, 2.47
+# The coarse one sees the half-size picture: means of two, differences over four of its pixels.
+_FINE_SIGMA = (_FINE**2 - 1 / 12) ** 0.5
+_COARSE_SIGMA = (_COARSE**2 - 4 / 12 - 16 / 12) ** 0.5 / 2
 # The steepest edges are those of cells; the rest is grain and noise.
 _STEEPEST_PERCENT = 98.0
 _LARGEST_BLUR_PX = 20.0
 _CLIPPED = 253
-# Neighbouring pixels say the same after smoothing, and of light every fourth is enough.
-_EVERY = 2
+# Of light every fourth pixel is enough.
 _LIGHT_EVERY = 4
-_SLOPE_BINS = 4096
+_SLOPE_STEPS = 4096
 _LEVEL_STEP = 0.0625  # grey levels; smoothed pixels of a byte tell no finer
+# Sixteen times as bright as white: where little light falls, it is divided by little.
+_TOP_STEP = 65_535
 # Light of clear film: brighter is dust and glare.
 _CLEAR_PERCENT = 97.0
 # Optical density by which the thinnest red cell stands out of clear film.
@@ -87,12 +92,12 @@ def measure_field(
     # Haemoglobin and nuclei both absorb green.
     green = np.asarray(cv2.extractChannel(small, 1), np.uint8)
     clipped = int(np.count_nonzero(green >= _CLIPPED)) / green.size
-    fine, coarse = (
-        np.asarray(cv2.GaussianBlur(green.astype(np.float32), (0, 0), sigma), np.float32)
-        for sigma in (_FINE, _COARSE)
-    )
-    blur, smear, slope = _edges(fine, coarse)
-    calm = coarse[::_EVERY, ::_EVERY]
+    grey = green.astype(np.float32)
+    half = (max(1, grey.shape[1] // 2), max(1, grey.shape[0] // 2))
+    pairs = grey[: max(1, half[1] * 2), : max(1, half[0] * 2)]
+    coarse = _smooth(cv2.resize(pairs, half, interpolation=cv2.INTER_AREA), _COARSE_SIGMA)
+    blur, smear, slope = _edges(_smooth(grey, _FINE_SIGMA), coarse)
+    calm = coarse
     if light is not None:
         even = cv2.resize(light[:, :, 1], calm.shape[::-1], interpolation=cv2.INTER_CUBIC)
         calm = np.asarray(calm / even, np.float32)
@@ -128,12 +133,23 @@ def shrunk_field(pixels: UInt8Image) -> tuple[UInt8Image, int]:
     return small, times
 
 
+def _smooth(grey: Float32Image, sigma: float) -> Float32Image:
+    # What lies beyond three sigmas weighs a thousandth.
+    side = 2 * int(np.ceil(3 * sigma)) + 1
+    return np.asarray(cv2.GaussianBlur(grey, (side, side), sigma), np.float32)
+
+
+def _counted(values: Float32Image, step: float) -> NDArray[np.float32]:
+    """How many values lie within each multiple of a step or below, until all do."""
+    steps = np.minimum(values * np.float32(1 / step), np.float32(_TOP_STEP)).astype(np.uint16)
+    bins = int(steps.max()) + 1
+    # Whole numbers are counted at a third of what fractions take.
+    return np.cumsum(cv2.calcHist([steps], [0], None, [bins], [0, bins]).ravel())
+
+
 def _levels(grey: Float32Image, percents: Sequence[float]) -> list[float]:
     """Percentiles of grey levels, counted, which takes a fifth of sorting them."""
-    top = max(256.0, float(grey.max()) + 1)
-    bins = int(np.ceil(top / _LEVEL_STEP))
-    counts = cv2.calcHist([grey], [0], None, [bins], [0, bins * _LEVEL_STEP])
-    upto = np.cumsum(counts.ravel())
+    upto = _counted(grey, _LEVEL_STEP)
     places = np.asarray(percents) / 100 * (upto[-1] - 1)
     return [float(at) * _LEVEL_STEP for at in np.searchsorted(upto, places, side="right")]
 
@@ -151,12 +167,20 @@ def _light(pixels: UInt8Image) -> float:
 
 
 def _edges(fine: Float32Image, coarse: Float32Image) -> tuple[float, float, float]:
-    """Blur in pixels, smear, and slope of the steepest edges, of a field seen through both."""
-    coarse_x, coarse_y = _gradient(coarse)
-    everywhere = np.asarray(cv2.magnitude(coarse_x, coarse_y), np.float32)
-    steep = everywhere >= _slope_over(everywhere, _STEEPEST_PERCENT)
-    fine_x, fine_y = (each[steep] for each in _gradient(fine))
-    slopes = everywhere[steep]
+    """Blur in pixels, smear, and slope of the steepest edges, of a field seen through both.
+
+    Args:
+        fine: the field.
+        coarse: the same at half the size.
+    """
+    # Grey levels for a pixel of the field.
+    across, down = (
+        cv2.Scharr(coarse, cv2.CV_32F, *order, scale=1 / 64) for order in ((1, 0), (0, 1))
+    )
+    everywhere = np.asarray(cv2.magnitude(across, down), np.float32)
+    steep = np.flatnonzero(everywhere >= _slope_over(everywhere, _STEEPEST_PERCENT))
+    fine_x, fine_y = _slopes_between(fine, *np.divmod(steep, everywhere.shape[1]))
+    slopes = everywhere.ravel()[steep]
     ratio = float(np.median(np.hypot(fine_x, fine_y) / np.maximum(slopes, 1e-6)))
     # Directions in which the film could have moved: edges across it keep their slope.
     xx, yy = float((fine_x**2).mean()), float((fine_y**2).mean())
@@ -166,15 +190,32 @@ def _edges(fine: Float32Image, coarse: Float32Image) -> tuple[float, float, floa
     return _blur_of(ratio), smear, float(np.median(slopes))
 
 
+def _slopes_between(
+    fine: Float32Image, rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> tuple[Float32Image, Float32Image]:
+    """Slopes to the right and down amid the four pixels that became one of the half-size picture.
+
+    Returns:
+        float32 ``(n,)`` each, grey levels a pixel.
+    """
+    below = np.minimum(2 * rows + 1, fine.shape[0] - 1)
+    beside = np.minimum(2 * columns + 1, fine.shape[1] - 1)
+    first, second = fine[2 * rows, 2 * columns], fine[2 * rows, beside]
+    third, fourth = fine[below, 2 * columns], fine[below, beside]
+    across = (second - first + fourth - third) / 2
+    down = (third - first + fourth - second) / 2
+    return across.astype(np.float32), down.astype(np.float32)
+
+
 def _slope_over(slopes: Float32Image, percent: float) -> float:
     """A slope that so many per cent do not reach; never above the steepest."""
     steepest = float(slopes.max())
     if steepest <= 0:
         return 0.0
-    counts = cv2.calcHist([slopes], [0], None, [_SLOPE_BINS], [0, steepest])
-    upto = np.cumsum(counts.ravel())
-    at = int(np.searchsorted(upto, percent / 100 * slopes.size))
-    return min(at, _SLOPE_BINS - 1) * steepest / _SLOPE_BINS
+    # Every second row tells as much.
+    upto = _counted(slopes[::2], steepest / _SLOPE_STEPS)
+    at = int(np.searchsorted(upto, percent / 100 * upto[-1]))
+    return min(at, _SLOPE_STEPS - 1) * steepest / _SLOPE_STEPS
 
 
 def _blur_of(ratio: float) -> float:
@@ -184,12 +225,3 @@ def _blur_of(ratio: float) -> float:
         return _LARGEST_BLUR_PX
     inside = (_COARSE**2 - square * _FINE**2) / (square - 1)
     return float(min(_LARGEST_BLUR_PX, np.sqrt(max(0.0, inside))))
-
-
-def _gradient(smooth: Float32Image) -> tuple[Float32Image, Float32Image]:
-    """Slopes to the right and down of every second pixel, grey levels a pixel."""
-    across, down = (
-        cv2.Scharr(smooth, cv2.CV_32F, *order, scale=1 / 32)[::_EVERY, ::_EVERY]
-        for order in ((1, 0), (0, 1))
-    )
-    return np.ascontiguousarray(across, np.float32), np.ascontiguousarray(down, np.float32)

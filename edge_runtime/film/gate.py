@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.film.camera_profile import CameraProfile, GateLimits
 from edge_runtime.film.field_measures import FieldMeasures, measure_field, shrunk_field
+from edge_runtime.preprocess import resized
 from edge_runtime.types import Frame
 
 Refusal = Literal["too dark", "too bright", "empty field", "too thick", "in motion", "out of focus"]
@@ -123,7 +124,7 @@ def thumbnail(
     height, width = (pixels.shape if like is None else like)[:2]
     size = (_THUMBNAIL_WIDTH, max(16, round(_THUMBNAIL_WIDTH * height / width)))
     green = pixels if pixels.ndim == 2 else cv2.extractChannel(pixels, 1)
-    return np.asarray(cv2.resize(green, size, interpolation=cv2.INTER_AREA), np.float32)
+    return resized(np.asarray(green, np.uint8), *size).astype(np.float32)
 
 
 def shift_between(

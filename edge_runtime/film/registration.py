@@ -21,12 +21,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_runtime.preprocess import resized
 from edge_runtime.types import Float32Array, UInt8Image
 
 # Longest side of the picture: a red cell of a 100x field is then about 8 pixels wide.
 SIDE_PX = 160
 # Large frames are thinned to this many times the picture before they are averaged.
-_AVERAGED = 5
+_AVERAGED = 4
 # Lamp, vignetting and slow drifts of stain are wider than this; cells are narrower.
 _LEVEL_SIGMA_PX = 9.0
 # Darker than this, nothing of the film can be seen (grey levels of 255).
@@ -382,4 +383,4 @@ def _shrunk(pixels: UInt8Image) -> Float32Array:
     step = max(1, int(1 / (scale * _AVERAGED)))
     green = np.ascontiguousarray(pixels[::step, ::step, 1])
     size = (max(16, round(width * scale)), max(16, round(height * scale)))
-    return cv2.resize(green, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return resized(green, *size).astype(np.float32)

@@ -30,6 +30,11 @@ _CHECK_OVERLAP = 0.25
 _TOLERANCE_PX = 4.0
 # Keyframes around the last place that are tried when a field does not fit to the one before it.
 _NEAR_TRIES = 5
+# A field that shares so much with one whose place is certain, and is so much like it, is that field
+# seen again: it needs no search and no check, and has no second place if the other one had none.
+_SAME_OVERLAP = 0.9
+_SAME_CORRELATION = 0.8
+_SAME_REACH_PX = 4
 # Looks per field at pairs of different fragments; each takes a third of a millisecond.
 _GLANCES_PER_FIELD = 8
 
@@ -111,7 +116,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class _Fix:
-    """Where a field was found, picture pixels, and by what."""
+    """Where a field was found, picture pixels, by what, and whether it was sought everywhere."""
 
     fragment: int
     x: float
@@ -119,6 +124,7 @@ class _Fix:
     match: Match
     by: FieldPicture
     checks: int = 0
+    sought: bool = True
 
 
 class FilmTrack:
@@ -130,6 +136,8 @@ class FilmTrack:
         self._size: tuple[int, int] | None = None
         self._scale = 1.0
         self._last: Keyframe | None = None
+        # The last field that was searched for everywhere, and found in one place only.
+        self._sure: Keyframe | None = None
         # A lost field that the next one may fit to.
         self._waiting: Keyframe | None = None
         self._lost = False
@@ -190,6 +198,9 @@ class FilmTrack:
         """The field's place by the one before it, else by the keyframes around."""
         last = self._last
         assert last is not None
+        seen_again = self._seen_again(picture, last)
+        if seen_again is not None:
+            return seen_again
         keys = self.keyframes
         around = [last, *keys.near(last.fragment, last.x, last.y, _NEAR_TRIES)]
         for known in {id(key.picture): key for key in around}.values():
@@ -200,6 +211,21 @@ class FilmTrack:
                 # What repeats itself here does so in the fields around.
                 return "repeats: the field fits in several places"
         return "apart: too little in common with any field around"
+
+    def _seen_again(self, picture: FieldPicture, last: Keyframe) -> _Fix | None:
+        """The place of a field that a stage at rest shows once more."""
+        sure = self._sure
+        if sure is None or sure.fragment != last.fragment:
+            return None
+        expected = (last.x - sure.x, last.y - sure.y)
+        keys = self.keyframes
+        one, other = keys.used(sure.picture), keys.used(picture)
+        found = match_near(one, other, expected, _SAME_REACH_PX)
+        if found is None or found.overlap < _SAME_OVERLAP:
+            return None
+        if found.correlation < _SAME_CORRELATION:
+            return None
+        return replace(_fix(sure, found), sought=False)
 
     def _recognised(self, picture: FieldPicture) -> _Fix | None:
         known = self.keyframes.recognise(picture)
@@ -227,7 +253,7 @@ class FilmTrack:
             if self._match(key.picture, picture) is not None:
                 return "disagree: the fields around put this one in different places"
         x, y = np.average(np.asarray(places), axis=0, weights=weights)
-        return _Fix(fix.fragment, float(x), float(y), fix.match, fix.by, len(places) - 1)
+        return replace(fix, x=float(x), y=float(y), checks=len(places) - 1)
 
     def _second_of_fragment(
         self, index: int, picture: FieldPicture, first: Keyframe, joined: Match
@@ -249,6 +275,8 @@ class FilmTrack:
         placed = replace(self._placed(here, fix, self._lost), shows_new=not around)
         if not around:
             self._remember(here)
+        if fix.sought:
+            self._sure = here
         self._last, self._lost = here, False
         return Step(placed, earlier, self.tie(_GLANCES_PER_FIELD))
 
@@ -283,10 +311,10 @@ class FilmTrack:
         self._eye.learn()
 
     def _adopt(self, tie: Tie) -> FragmentTie:
-        last = self._last
-        # Keyframes were moved already; the last field is one of them, or not.
-        if last is not None and last.fragment == tie.fragment:
-            last.fragment, last.x, last.y = tie.into, last.x + tie.x, last.y + tie.y
+        # Keyframes were moved already; these are two of them, or not, or the same.
+        for each in (self._last, self._sure):
+            if each is not None and each.fragment == tie.fragment:
+                each.fragment, each.x, each.y = tie.into, each.x + tie.x, each.y + tie.y
         return FragmentTie(tie.fragment, tie.into, tie.x * self._scale, tie.y * self._scale)
 
 
