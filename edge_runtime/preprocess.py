@@ -7,15 +7,15 @@ use. Does not own what a model's output means (see ``postprocess``).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from edge_runtime.bundle import CropInputSpec, InputSpec
+from edge_runtime.shrinking import resized, sampled
 from edge_runtime.types import Float32Array, UInt8Image
-
-_BETWEEN = cv2.INTER_LINEAR
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +77,20 @@ def fit_window(width: int, height: int, spec: InputSpec) -> Window:
     )
 
 
-def tensor_of(pixels: UInt8Image, window: Window, spec: InputSpec) -> Float32Array:
+def tensor_of(
+    pixels: UInt8Image,
+    window: Window,
+    spec: InputSpec,
+    half: Callable[[], UInt8Image] | None = None,
+) -> Float32Array:
     """The input tensor for one window of a frame.
 
     Args:
         pixels: the frame, RGB uint8 ``(H, W, 3)``.
         window: which part of it, and where it goes.
         spec: the bundle's input.
+        half: gives the whole frame at half its size, for windows that are shrunk by way of it;
+            the tensor is the same.
 
     Returns:
         float32 ``(1, 3, spec.height, spec.width)``, contiguous.
@@ -92,7 +99,7 @@ def tensor_of(pixels: UInt8Image, window: Window, spec: InputSpec) -> Float32Arr
     left, top, right, bottom = window.placed
     width, height = right - left, bottom - top
     if (width, height) != (view.shape[1], view.shape[0]):
-        view = resized(view, width, height)
+        view = resized(view, width, height, half and _half_of(half, window))
     if (height, width) != (spec.height, spec.width):
         canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
         canvas[top:bottom, left:right] = view
@@ -101,8 +108,15 @@ def tensor_of(pixels: UInt8Image, window: Window, spec: InputSpec) -> Float32Arr
     # Channel by channel out of contiguous planes: a fifth of what one pass over all takes.
     for plane, channel in zip(tensor[0], cv2.split(view), strict=True):
         plane[...] = channel
-        plane *= np.float32(spec.scale)
+        np.multiply(plane, np.float32(spec.scale), out=plane)
     return tensor
+
+
+def _half_of(half: Callable[[], UInt8Image], window: Window) -> Callable[[], UInt8Image] | None:
+    """The window's part of the frame at half the size, where pixels were paired alike."""
+    if window.x1 % 2 or window.y1 % 2:
+        return None
+    return lambda: half()[window.y1 // 2 : window.y2 // 2, window.x1 // 2 : window.x2 // 2]
 
 
 def crop_tensor(pixels: UInt8Image, boxes_xyxy: Float32Array, spec: CropInputSpec) -> Float32Array:
@@ -124,8 +138,8 @@ def crop_tensor(pixels: UInt8Image, boxes_xyxy: Float32Array, spec: CropInputSpe
         square = _padded_square(pixels, box, spec)
         if square.shape[:2] != (spec.height, spec.width):
             shrinks = len(square) >= max(spec.width, spec.height)
-            method = cv2.INTER_AREA if shrinks else _BETWEEN
-            square = _sampled(square, spec.width, spec.height, method)
+            method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            square = sampled(square, spec.width, spec.height, method)
         np.multiply(square.transpose(2, 0, 1), np.float32(spec.scale), out=crop)
     return crops
 
@@ -149,44 +163,6 @@ def _padded_square(pixels: UInt8Image, box: list[float], spec: CropInputSpec) ->
     row, column = inside[0].start - top, inside[1].start - left
     square[row : row + view.shape[0], column : column + view.shape[1]] = view
     return square
-
-
-def halved(pixels: UInt8Image) -> UInt8Image:
-    """The mean of every two by two pixels; an odd last row or column is left out."""
-    high, wide = pixels.shape[0] // 2, pixels.shape[1] // 2
-    return _sampled(pixels[: 2 * high, : 2 * wide], wide, high, cv2.INTER_AREA)
-
-
-def resized(view: UInt8Image, width: int, height: int) -> UInt8Image:
-    """The picture at another size, uint8 ``(h, w, 3)`` or ``(h, w)``.
-
-    Averages over areas when shrinking: thin red-cell rims alias under bilinear sampling.
-
-    Halved as often as it goes; what is left, when it is no whole number, is sampled between pixels.
-    Averages over parts of pixels would take four times as long.
-    """
-    shrunk = False
-    while True:
-        high, wide = view.shape[:2]
-        whole = high % height == 0 and wide % width == 0
-        # Only whole pairs take the quick way, and an odd number of times is one step.
-        pairs = high % 2 == wide % 2 == 0
-        if high < 2 * height or wide < 2 * width or not pairs:
-            break
-        if whole and (high // height) % 2 and (wide // width) % 2:
-            break
-        view, shrunk = halved(view), True
-    if (high, wide) == (height, width):
-        return view
-    near = shrunk and high < 2 * height and wide < 2 * width
-    shrinks = width < wide and height < high
-    return _sampled(
-        view, width, height, cv2.INTER_AREA if shrinks and (whole or not near) else _BETWEEN
-    )
-
-
-def _sampled(view: UInt8Image, width: int, height: int, method: int) -> UInt8Image:
-    return np.asarray(cv2.resize(view, (width, height), interpolation=method), np.uint8)
 
 
 def _placed(length: int, scale: float, limit: int) -> int:

@@ -134,7 +134,7 @@ class Detector:
 
     def _look(self, frame: Frame, window: Window, score: float) -> _Look:
         spec = self._spec
-        tensor = tensor_of(frame.pixels, window, spec.input)
+        tensor = tensor_of(frame.pixels, window, spec.input, frame.half)
         maps = [each.name for each in spec.feature_maps]
         # Maps stay where they were computed until someone looks at them, on the device or here.
         outputs = self._backend.infer_keeping({spec.input.name: tensor}, maps)

@@ -41,6 +41,7 @@ class Frame:
     pixels: UInt8Image
     name: str
     pixel_size_um: float | None = None
+    _half: list[UInt8Image] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.pixels.ndim != 3 or self.pixels.shape[2] != 3 or self.pixels.dtype != np.uint8:
@@ -58,6 +59,14 @@ class Frame:
     def width(self) -> int:
         """Columns in pixels."""
         return int(self.pixels.shape[1])
+
+    def half(self) -> UInt8Image:
+        """The picture at half the size, made once for all who want it smaller."""
+        if not self._half:
+            from edge_runtime.shrinking import halved
+
+            self._half.append(halved(self.pixels))
+        return self._half[0]
 
 
 @dataclass(frozen=True, slots=True)

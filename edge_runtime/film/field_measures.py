@@ -5,15 +5,15 @@ Owns the measures. Does not own which values are good enough (see ``gate``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.preprocess import halved
 from edge_runtime.scale import cell_size_from_red_cells
+from edge_runtime.shrinking import halved
 from edge_runtime.types import UInt8Image
 
 Float32Image = NDArray[np.float32]
@@ -95,7 +95,8 @@ def measure_field(
     grey = green.astype(np.float32)
     half = (max(1, grey.shape[1] // 2), max(1, grey.shape[0] // 2))
     pairs = grey[: max(1, half[1] * 2), : max(1, half[0] * 2)]
-    coarse = _smooth(cv2.resize(pairs, half, interpolation=cv2.INTER_AREA), _COARSE_SIGMA)
+    pairs = np.asarray(cv2.resize(pairs, half, interpolation=cv2.INTER_AREA), np.float32)
+    coarse = _smooth(pairs, _COARSE_SIGMA)
     blur, smear, slope = _edges(_smooth(grey, _FINE_SIGMA), coarse)
     calm = coarse
     if light is not None:
@@ -120,16 +121,20 @@ def measure_field(
     )
 
 
-def shrunk_field(pixels: UInt8Image) -> tuple[UInt8Image, int]:
+def shrunk_field(
+    pixels: UInt8Image, half: Callable[[], UInt8Image] | None = None
+) -> tuple[UInt8Image, int]:
     """The field no larger than its measures need, and how many of its pixels became one each way.
 
     Args:
         pixels: RGB uint8 ``(H, W, 3)``.
+        half: gives the same halved, where somebody has made it already.
     """
     height, width = pixels.shape[:2]
     small, times = pixels, 1
     while max(height, width) > _LONGER_SIDE * times and min(height, width) >= 2 * times:
-        small, times = halved(small), 2 * times
+        small = halved(small) if times > 1 or half is None else half()
+        times *= 2
     return small, times
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edge_runtime.film.camera_profile import CameraProfile, GateLimits
 from edge_runtime.film.field_measures import FieldMeasures, measure_field, shrunk_field
-from edge_runtime.preprocess import resized
+from edge_runtime.shrinking import resized
 from edge_runtime.types import Frame
 
 Refusal = Literal["too dark", "too bright", "empty field", "too thick", "in motion", "out of focus"]
@@ -80,7 +80,7 @@ class FieldGate:
 
     def judge(self, frame: Frame) -> GateVerdict:
         """The verdict on one frame."""
-        shrunk = shrunk_field(frame.pixels)
+        shrunk = shrunk_field(frame.pixels, frame.half)
         measures = measure_field(
             frame.pixels,
             pixel_size_um=frame.pixel_size_um or self._pixel_size_um,

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_runtime.preprocess import resized
+from edge_runtime.shrinking import resized
 from edge_runtime.types import Float32Array, UInt8Image
 
 # Longest side of the picture: a red cell of a 100x field is then about 8 pixels wide.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edge_runtime.bundle import InputSpec
 from edge_runtime.preprocess import Window, fit_window, tensor_of
+from edge_runtime.types import Frame, UInt8Image
 from tests.support import paint_field
 
 SPEC = InputSpec(name="images", width=320, height=320, scale=1 / 255, pad_value=114)
@@ -147,6 +148,41 @@ def test_any_size_gives_a_tensor(width: int, height: int) -> None:
     # Picture and padding, nothing between: a flat field has two values at most.
     assert np.isclose(tensor[0, 0], 200 / 255).sum() == max(1, wide) * max(1, high)
     assert np.isclose(tensor, 200 / 255).sum() + np.isclose(tensor, 114 / 255).sum() == tensor.size
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.tuples(st.integers(600, 1400), st.integers(600, 1400)),
+    corner=st.tuples(st.integers(0, 60), st.integers(0, 60)),
+    side=st.integers(100, 540),
+)
+def test_a_picture_halved_by_others_gives_the_same_tensor(
+    size: tuple[int, int], corner: tuple[int, int], side: int
+) -> None:
+    width, height = size
+    pixels = np.random.default_rng(side).integers(0, 256, (height, width, 3), np.uint8)
+    frame = Frame(0, 0, pixels, "grains")
+    scale = SPEC.width / side
+    part = Window(*corner, corner[0] + side, corner[1] + side, scale, scale, 0, 0)
+    for window in (part, fit_window(width, height, SPEC)):
+        alone = tensor_of(pixels, window, SPEC)
+        assert np.array_equal(tensor_of(pixels, window, SPEC, frame.half), alone)
+
+
+def test_a_frame_is_halved_once_and_only_when_asked() -> None:
+    frame = Frame(0, 0, np.zeros((1280, 1280, 3), np.uint8), "black")
+    asked: list[int] = []
+
+    def half() -> UInt8Image:
+        asked.append(1)
+        return frame.half()
+
+    tensor_of(frame.pixels, Window(0, 0, 320, 320, 1.0, 1.0, 0, 0), SPEC, half)
+    tensor_of(frame.pixels, Window(1, 0, 1281, 1280, 0.25, 0.25, 0, 0), SPEC, half)
+    assert asked == []
+    tensor_of(frame.pixels, fit_window(1280, 1280, SPEC), SPEC, half)
+    assert asked == [1]
+    assert frame.half() is frame.half()
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,14 @@ def test_counted_percentiles_are_those_of_sorting(percent: float) -> None:
     (level,) = field_measures._levels(values, [percent])
     assert level == pytest.approx(float(np.percentile(values, percent)), abs=0.1)
     slope = field_measures._slope_over(values, percent)
-    assert slope == pytest.approx(float(np.percentile(values, percent)), abs=0.15)
+    assert slope == pytest.approx(float(np.percentile(values[::2], percent)), abs=0.15)
+
+
+def test_levels_beyond_counting_are_the_highest_that_counts() -> None:
+    """Where hardly any light falls, what is divided by it grows without bound."""
+    values = np.full((20, 20), 1e9, np.float32)
+    values[0] = 100
+    assert field_measures._levels(values, [1, 97]) == [100, pytest.approx(4096, abs=0.1)]
 
 
 def test_nothing_at_all_has_no_slope() -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.mosaic import Scan, Tracked, profile_of, run_scan, score
+from edge_runtime.film import track
 from edge_runtime.film.mosaic import FilmMosaic, MosaicUpdate
+from edge_runtime.film.registration import FieldPicture, Match, NoMatch, match
 from edge_runtime.film.track import Lost, Placed
 from edge_runtime.types import Detections, Frame, UInt8Image
 from edge_runtime.virtual_film import FilmSpec, VirtualFilm
@@ -224,6 +226,37 @@ def test_a_hand_that_rests_counts_nothing_twice(film: UInt8Image) -> None:
     assert new == [1] + [0] * 11
     assert len(stage.mosaic.views()) == 1
     assert {cell.sightings for cell in stage.mosaic.cells} == {12}
+
+
+def test_a_hand_that_rests_is_followed_without_a_search(
+    film: UInt8Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(film)
+    searched: list[str] = []
+
+    def counted(first: FieldPicture, second: FieldPicture) -> Match | NoMatch:
+        searched.append("everywhere")
+        return match(first, second)
+
+    monkeypatch.setattr(track, "match", counted)
+    stage.look(300, 60)
+    stage.look(300, 60)
+    assert len(searched) == 1
+    # Not quite at rest: where it lies is told from the one that was searched for, errors do not
+    # add up.
+    drift = [stage.look(300 + k, 60 - k) for k in range(1, 13)]
+    off = [(_place(each).x - k, _place(each).y + k) for k, each in enumerate(drift, 1)]
+    assert np.abs(off).max() < 1.0
+    assert len(searched) == 1
+    stage.look(400, 120)
+    assert len(searched) == 2
+
+
+def test_a_repeated_pattern_at_rest_is_not_taken_for_certain() -> None:
+    """Nothing was searched for yet, so nobody knows that it has one place only."""
+    stage = Stage(repeated())
+    stage.look(100, 100)
+    assert [_reason(stage.look(100, 100)) for _ in range(2)] == ["repeats"] * 2
 
 
 def test_transforms_are_not_kept_for_ever(film: UInt8Image) -> None:
