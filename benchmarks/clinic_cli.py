@@ -69,13 +69,14 @@ def clinic(
     }
     write_result(out, "leukoscope serve: rate, memory, time to the first result", facts, body)
     typer.echo(
-        f"{'profile, backend':<26}{'fields/s':>9}{'bare':>8}{'share':>8}{'by CPU':>8}{'MB':>7}"
-        f"{'s':>7}"
+        f"{'profile, backend':<26}{'fields/s':>9}{'bare':>8}{'share':>8}{'callers':>9}{'share':>8}"
+        f"{'by CPU':>8}{'MB':>7}{'s':>7}"
     )
     for row in rows:
         typer.echo(
             f"{clinic_row_name(row):<26}{row['fields_per_s']:>9.2f}{row['bare_fields_per_s']:>8.2f}"
-            f"{row['rate_of_bare']:>8.2f}{row['cpu_of_bare']:>8.2f}{row['memory_mb']:>7.0f}"
+            f"{row['rate_of_bare']:>8.2f}{row['callers_fields_per_s']:>9.2f}"
+            f"{row['rate_of_callers']:>8.2f}{row['cpu_of_callers']:>8.2f}{row['memory_mb']:>7.0f}"
             f"{row['first_result_s']:>7.2f}"
         )
     missed = False
