@@ -344,7 +344,7 @@ class FilmRunner:
         shown = self._every_frame or _shows_something(cells, update)
         if self._sinks and shown:
             scale = min(1.0, settings.preview_side_px / max(frame.width, frame.height))
-            small = shrink(frame.pixels, settings.preview_side_px)
+            small = shrink(frame.pixels, settings.preview_side_px, frame.half)
             preview = encode_jpeg(small, quality=settings.jpeg_quality)
         full = encode_jpeg(frame.pixels, quality=95) if settings.save_frames and shown else None
         age_ms = None

@@ -217,7 +217,7 @@ class Viewfinder:
 
 
 def _drawn(frame: Frame) -> tuple[NDArray[np.uint8], bytes]:
-    small = shrink(frame.pixels)
+    small = shrink(frame.pixels, half=frame.half)
     return small, encode_jpeg(small, quality=_QUALITY)
 
 
