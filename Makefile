@@ -20,8 +20,10 @@ SOURCE ?= paced:4:virtual:hcm_100x_c2:7:hand
 STORE ?= out/clinic
 # More flags for `leukoscope run`.
 DEMO_ARGS ?=
-# More flags for pytest.
+# More flags for pytest; `make test TEST_ARGS=-n0` runs one test after the other.
 TEST_ARGS ?=
+# A file's tests stay together, for they share what is slow to make.
+TEST_WORKERS = -n logical --maxprocesses 4 --dist loadfile
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -51,7 +53,7 @@ clinic: $(VENV)/.clinic
 	@$(VENV)/bin/leukoscope serve --store "$(STORE)" --source "$(SOURCE)"
 
 test: $(TRAIN_VENV)/.installed
-	$(TRAIN_VENV)/bin/python -m pytest $(TEST_ARGS)
+	$(TRAIN_VENV)/bin/python -m pytest $(TEST_WORKERS) $(TEST_ARGS)
 
 slow: $(TRAIN_VENV)/.installed
 	$(TRAIN_VENV)/bin/python -m pytest -m slow $(TEST_ARGS)

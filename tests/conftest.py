@@ -13,6 +13,10 @@ import pytest
 
 from edge_runtime.engines.tensorrt_api import absent_reason, flavour_named
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several test files run at once: torch in each of them must not take every core.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 

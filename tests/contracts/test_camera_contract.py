@@ -88,7 +88,9 @@ def test_every_row_has_a_source_here() -> None:
     assert {name for name, _ in SOURCES} | live == {row.name for row in CAMERAS}
 
 
-@pytest.mark.parametrize(("name", "make"), SOURCES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "make"), SOURCES, ids=[f"{name}{make.__name__}" for name, make in SOURCES]
+)
 def test_the_row_that_is_meant_handles_the_source(
     name: str, make: Callable[[Path], str], tmp_path: Path
 ) -> None:
