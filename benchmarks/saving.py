@@ -56,6 +56,8 @@ HOW = (
 )
 # A person looks at a field for about so long, and the camera gives so many pictures a second.
 _REST_S, _FPS = 1.0, 30.0
+# Pictures of 36 MB each, so that a film shows them more than once.
+_PICTURES = 8
 # Overlapping fields of 36 MB each: a new one for every second of the session.
 _PLACES = 12
 
@@ -71,21 +73,22 @@ class SavingPlan:
         session_s: of each session.
     """
 
-    fields: int = 8
+    fields: int = 24
     rounds: int = 3
     threads: int = 2
     session_s: float = 12.0
 
 
 class _Held:
-    """Fields in memory as a camera; how fast a disk reads them is not the matter here."""
+    """Fields in memory as a camera, again and again; reading a disk is not the matter here."""
 
-    def __init__(self, frames: list[Frame]) -> None:
+    def __init__(self, frames: list[Frame], count: int) -> None:
         self._frames = frames
+        self._count = count
 
     @property
     def frame_count(self) -> int | None:
-        return len(self._frames)
+        return self._count
 
     def __enter__(self) -> Self:
         return self
@@ -99,8 +102,9 @@ class _Held:
         return None
 
     def __iter__(self) -> Iterator[Frame]:
-        for frame in self._frames:
-            yield replace(frame, captured_at_ns=time.monotonic_ns())
+        for index in range(self._count):
+            frame = self._frames[index % len(self._frames)]
+            yield replace(frame, index=index, captured_at_ns=time.monotonic_ns())
 
 
 def measure_saving(
@@ -119,7 +123,7 @@ def measure_saving(
     )
     progress(f"{plan.fields} fields of {_SIDES_PX[0]} x {_SIDES_PX[1]} px")
     film = VirtualFilm.build(7)
-    frames = list(VirtualCamera(film, profile, plan.fields))
+    frames = list(VirtualCamera(film, profile, min(_PICTURES, plan.fields)))
     path = hand_path(film.size_um, profile.field_um, _PLACES, 7)
     moved = list(VirtualCamera(film, profile, centres_um=[each.centre_um for each in path]))
     ways = {
@@ -140,7 +144,7 @@ def measure_saving(
                 if way.startswith(_SESSION):
                     run = _session(loaded, moved, settings, plan.session_s, way, Path(place))
                 else:
-                    run = _film(loaded, frames, settings, way, Path(place))
+                    run = _film(loaded, frames, plan.fields, settings, way, Path(place))
             runs[way].append(run)
             progress(f"round {number + 1}, {way}: {100 * run['share']:.1f} %")
     bare = {
@@ -192,7 +196,12 @@ def _row(way: str, found: list[dict[str, Any]], bare: list[dict[str, Any]]) -> d
 
 
 def _film(
-    loaded: LoadedBundle, frames: list[Frame], settings: Settings, way: str, place: Path
+    loaded: LoadedBundle,
+    frames: list[Frame],
+    count: int,
+    settings: Settings,
+    way: str,
+    place: Path,
 ) -> dict[str, Any]:
     from edge_runtime.clinic.report_files import report_sinks
     from edge_runtime.clinic.store.records import NewFilm
@@ -200,10 +209,11 @@ def _film(
     from edge_runtime.clinic.store.store import open_store
 
     def run(sinks: list[Sink]) -> dict[str, Any]:
-        runner = film_runner(loaded, _Held(frames), source="12 MP", settings=settings, sinks=sinks)
+        camera = _Held(frames, count)
+        runner = film_runner(loaded, camera, source="12 MP", settings=settings, sinks=sinks)
         cpu = time.process_time()
         report = runner.run()
-        return _figures(runner, report, len(frames), time.process_time() - cpu)
+        return _figures(runner, report, count, time.process_time() - cpu)
 
     if way == _NOTHING:
         return run([])
