@@ -87,6 +87,8 @@ def suppress_doubles(
             too; catches halves of a cell that two windows cut. 1 switches it off.
         limit: keep at most this many.
     """
+    if len(found) < 2 and (limit is None or limit > 0):
+        return found
     order = np.argsort(-found.scores, kind="stable")
     boxes = found.boxes_xyxy[order]
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)

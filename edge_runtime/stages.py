@@ -152,11 +152,12 @@ class Detector:
             )
         else:
             found = decode_xywh_scores(output, score_threshold=score)
-        boxes = window.to_frame(found.boxes_xyxy)
-        solid = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= 1.0
-        found = Detections(boxes, found.scores, found.class_ids).select(solid)
-        if not self._one_to_one:
-            found = suppress_doubles(found, iou=spec.thresholds.nms_iou)
+        if len(found) > 0:
+            boxes = window.to_frame(found.boxes_xyxy)
+            solid = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= 1.0
+            found = Detections(boxes, found.scores, found.class_ids).select(solid)
+            if not self._one_to_one:
+                found = suppress_doubles(found, iou=spec.thresholds.nms_iou)
         return _Look(
             window,
             found,
