@@ -209,11 +209,12 @@ HOW = (
     "are on; the record of the last film is asked whether they were. bare: ONNX Runtime's "
     "session.run alone, on the processor, on the tensors of the same fields made beforehand, every "
     "model of the bundle as often as the fields need it, one call after the other, each on all "
-    "threads, as the bare loop of `bench peers` and `bench latency` does, but without busy waiting, "
-    "which is faster with several models; nothing is read, shrunk, decoded or kept. callers: the same with one caller a thread and each call on its own thread, "
-    "as the page calls it, which is faster. Turns alternate; while one runs the others rest. "
-    "cpu_of_callers: by processor time, which other programs do not take away. memory_mb: resident; a real camera does not hold "
-    "the pictures in it."
+    "threads, as the bare loop of `bench peers` and `bench latency` does, but without busy "
+    "waiting, which is faster with several models; nothing is read, shrunk, decoded or kept. "
+    "callers: the same with one caller a thread and each call on its own thread, as the page calls "
+    "it, which is faster still. Turns alternate; while one runs the others rest. cpu_of_callers: "
+    "by processor time, which other programs do not take away. memory_mb: resident; a real camera "
+    "does not hold the pictures in it."
 )
 
 
