@@ -209,14 +209,19 @@ def shrink(
     if scale >= 1:
         return pixels
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
+
+    def goes(times: int) -> bool:
+        return bool(pixels.shape[1] >= times * size[0] and pixels.shape[0] >= times * size[1])
+
+    if half is not None and goes(2):
+        pixels = half()
     # Of sixteen pixels the middle four are enough to look at, and half the work.
-    while pixels.shape[1] >= 4 * size[0] and pixels.shape[0] >= 4 * size[1]:
+    while half is None and goes(4):
         # Only whole blocks take the quick way.
         part = (pixels.shape[1] // 4, pixels.shape[0] // 4)
-        whole = pixels[: part[1] * 4, : part[0] * 4]
-        pixels, half = np.asarray(cv2.resize(whole, part), np.uint8), None
-    if pixels.shape[1] >= 2 * size[0] and pixels.shape[0] >= 2 * size[1]:
-        pixels = halved(pixels) if half is None else half()
+        pixels = np.asarray(cv2.resize(pixels[: part[1] * 4, : part[0] * 4], part), np.uint8)
+    while goes(2):
+        pixels = halved(pixels)
     if (pixels.shape[1], pixels.shape[0]) == size:
         return pixels
     return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR), np.uint8)
