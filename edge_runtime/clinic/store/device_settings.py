@@ -19,7 +19,7 @@ from edge_runtime.clinic.store.roles import require
 from edge_runtime.clinic.store.tables import settings
 from edge_runtime.clinic.store.trail import record
 from edge_runtime.clinic.store.users import User, Users
-from edge_runtime.errors import SettingsError
+from edge_runtime.errors import RecordError, SettingsError
 
 ClassName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
@@ -83,6 +83,15 @@ class DeviceSettings:
         """What is in force; SettingsError when the store holds a value that is none."""
         with self._database.reading() as connection:
             return _current(connection)
+
+    def current_with(self, account: int) -> tuple[ClinicSettings, User | None]:
+        """The same with an account as it is now, for every request asks both; None without it."""
+        with self._database.reading() as connection:
+            try:
+                user = self._users.get_in(connection, account)
+            except RecordError:
+                user = None
+            return _current(connection), user
 
     def change(self, by: User, **values: Any) -> ClinicSettings:
         """Changes some; all of them or none.

@@ -127,7 +127,7 @@ class Users:
     def get(self, number: int) -> User:
         """An account as it is now; RecordError when there is none of this number."""
         with self._database.reading() as connection:
-            return self._get(connection, number)
+            return self.get_in(connection, number)
 
     def all(self) -> list[User]:
         """Every account, closed ones too, by name."""
@@ -172,7 +172,7 @@ class Users:
             if fresh is not None:
                 values["secret_hash"] = fresh
             connection.execute(update(users).where(users.c.id == row.id).values(**values))
-            user = self._get(connection, row.id)
+            user = self.get_in(connection, row.id)
             self._note(connection, user, "signed_in")
         return user
 
@@ -243,7 +243,7 @@ class Users:
         with self._database.writing() as connection:
             if by is not None and not own:
                 require(self.in_transaction(connection, by), "manage")
-            old = self._get(connection, number)
+            old = self.get_in(connection, number)
             before = {name: getattr(old, name) for name in shown}
             connection.execute(
                 update(users).where(users.c.id == number).values(**values, epoch=users.c.epoch + 1)
@@ -258,7 +258,7 @@ class Users:
                 before={"user": number, **before},
                 after={"user": number, **shown},
             )
-            return self._get(connection, number)
+            return self.get_in(connection, number)
 
     def in_transaction(self, connection: Connection, user: User) -> User:
         """The account as it is now: rights may have gone since the user signed in.
@@ -266,9 +266,10 @@ class Users:
         Raises:
             RecordError: there is no such account.
         """
-        return self._get(connection, user.id)
+        return self.get_in(connection, user.id)
 
-    def _get(self, connection: Connection, number: int) -> User:
+    def get_in(self, connection: Connection, number: int) -> User:
+        """The same in a transaction that is open."""
         row = connection.execute(select(users).where(users.c.id == number)).first()
         if row is None:
             raise RecordError(f"user {number}: no such account")

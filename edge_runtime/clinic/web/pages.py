@@ -32,7 +32,9 @@ def catalogue_of(request: Request) -> Catalogue:
     """The language of this browser, else of the device."""
     chosen = request.cookies.get(LANGUAGE_COOKIE, "")
     if chosen not in LANGUAGES:
-        chosen = clinic_of(request).store.settings.current().language
+        session = session_of(request)
+        known = None if session is None else session.settings
+        chosen = (known or clinic_of(request).store.settings.current()).language
     return catalogue(chosen)
 
 
@@ -89,6 +91,8 @@ def after(
     """Sends the browser on after a change, with a message of what was done."""
     session = session_of(request)
     if session is not None and message is not None:
+        # The language may be what was changed.
+        session.settings = None
         session.notices.append(("done", catalogue_of(request).text(message, **values)))
     return RedirectResponse(path, 303)
 

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edge_runtime.clinic.store.device_settings import ClinicSettings
 from edge_runtime.clinic.store.store import ClinicStore
 from edge_runtime.clinic.store.users import User
-from edge_runtime.errors import LeukoscopeError
 
 # A shift. A page that polls must not keep a forgotten session alive for ever.
 LONGEST_S = 12 * 3600.0
@@ -29,6 +29,7 @@ class Session:
 
     Attributes:
         user: as of the newest request.
+        settings: the device's, as of the same; None before the first one.
         csrf: a page's forms and scripts must send it with every change.
         notices: one-time messages for the next page: kind and words.
     """
@@ -37,6 +38,7 @@ class Session:
     csrf: str
     began: float
     used: float
+    settings: ClinicSettings | None = None
     notices: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -86,21 +88,17 @@ class Sessions:
         if session is None:
             return None
         now = self._now()
-        unused_s = 60.0 * self._store.settings.current().session_minutes
-        try:
-            user = self._store.users.get(session.user.id)
-        except LeukoscopeError:
-            user = None
+        settings, user = self._store.settings.current_with(session.user.id)
         if (
             user is None
             or not user.active
             or user.epoch != session.user.epoch
-            or now - session.used > unused_s
+            or now - session.used > 60.0 * settings.session_minutes
             or now - session.began > LONGEST_S
         ):
             self.end(token)
             return None
-        session.user = user
+        session.user, session.settings = user, settings
         if not polling:
             session.used = now
         return session

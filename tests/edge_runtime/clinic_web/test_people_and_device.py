@@ -95,6 +95,14 @@ def test_settings(sign_in: SignIn, store: ClinicStore) -> None:
     assert "&lt;1&gt;" in browser.get("/settings").text
 
 
+def test_the_language_holds_for_the_answer_to_its_change(sign_in: SignIn) -> None:
+    browser = sign_in("admin")
+    assert browser.post("/settings", {"language": "es"}).status_code == 303
+    assert "Guardado." in browser.get("/settings").text
+    assert browser.post("/settings", {"language": "en"}).status_code == 303
+    assert "Saved." in browser.get("/settings").text
+
+
 def test_what_is_past_its_time_goes_when_an_admin_says_so(
     sign_in: SignIn, store: ClinicStore, people: People, film: int, clock: Any
 ) -> None:
