@@ -244,8 +244,7 @@ def _saving(result: dict[str, Any]) -> str:
     return _text(
         _where(
             result,
-            f"{result['fields']} fields of {width} x {height} px, medians of {result['rounds']} "
-            "rounds",
+            f"{result['fields']} fields of {width} x {height} px, {result['rounds']} rounds",
         ),
         f"The best published add-on stops for it and spends {100 * result['published_share']:g} % "
         "of its time on it; here a thread of its own does it beside the next field's inference, so "
