@@ -126,10 +126,10 @@ def saving(
     for row in result["rows"]:
         verdict = "met" if row["met"] else "NOT MET"
         typer.echo(
-            f"{verdict}: {row['kept_as']}: adds {100 * row['added']:.1f} % to the film's time, "
-            f"{100 * row['added_cpu']:.1f} % to the processor's; its thread takes "
-            f"{row['ms_per_field']:.0f} ms of {row['seconds_per_field']:.2f} s a field, "
-            f"{100 * row['share']:.1f} %"
+            f"{verdict}: {row['kept_as']}: {100 * row['share']:.1f} % of the processor's time, "
+            f"{row['cpu_ms_per_field']:.0f} ms a field; the film's time of "
+            f"{row['seconds_per_field']:.2f} s a field grew by {100 * row['added']:.0f} %; its "
+            f"thread was busy or waited for {100 * row['busy']:.0f} % of it"
         )
 
 

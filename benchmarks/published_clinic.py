@@ -230,37 +230,35 @@ def _saving(result: dict[str, Any]) -> str:
     rows = [
         (
             row["kept_as"],
-            f"{100 * row['added']:.1f} %",
-            _met(row["met"]),
-            f"{100 * row['added_cpu']:.1f} %",
-            f"{row['ms_per_field']:.0f} of {1000 * row['seconds_per_field']:.0f}",
             f"{100 * row['share']:.1f} %",
-            _met(row["share_met"]),
+            _met(row["met"]),
+            f"{row['cpu_ms_per_field']:.0f}",
+            f"{100 * row['added']:.0f} %",
+            f"{100 * row['busy']:.0f} %",
+            f"{1000 * row['seconds_per_field']:.0f}",
         )
         for row in result["rows"]
     ]
     width, height = result["resolution_px"]
-    most = f"≤ {100 * result['rows'][0]['at_most']:g} %"
     return _text(
         _where(
             result,
             f"{result['fields']} fields of {width} x {height} px, {result['rounds']} rounds",
         ),
         f"The best published add-on stops for it and spends {100 * result['published_share']:g} % "
-        "of its time on it; here a thread of its own does it beside the next field's inference, so "
-        "that two figures compare: what it adds to the time of the same film of which nothing is "
-        "kept, and how long that thread is busy or waits for a core. Films: separate fields, as "
-        "fast as they can be examined. Sessions: a live camera, each overlapping field for a "
-        "second.",
+        "of its time on it; here a thread of its own does it beside the next field's inference, "
+        "and takes its share of the processor. Films: separate fields, as fast as they can be "
+        "examined. Sessions: a live camera, each overlapping field for a second, as `serve` keeps "
+        "it.",
         _table(
             (
                 "kept as",
-                f"added to the time ({most})",
+                f"share of the time (≤ {100 * result['rows'][0]['at_most']:g} %)",
                 "met",
-                "added to the processor's time",
-                "its thread, ms a field",
-                f"its thread, share of the time ({most})",
-                "met",
+                "ms of processor a field",
+                "the film's time grew by",
+                "its thread busy or waiting",
+                "ms a field altogether",
             ),
             rows,
         ),

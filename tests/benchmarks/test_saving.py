@@ -11,10 +11,6 @@ from benchmarks import saving
 from edge_runtime.bundle import open_bundle, shipped_bundle_path
 
 
-def _bare_of(way: str) -> str:
-    return "session, nothing" if way.startswith("session") else "nothing"
-
-
 @pytest.mark.slow
 def test_every_way_of_keeping_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     # Of the same kind, and quick.
@@ -27,17 +23,18 @@ def test_every_way_of_keeping_is_measured(monkeypatch: pytest.MonkeyPatch) -> No
     assert set(rows) == {"report", "store", "store, full size"} | sessions
     for row in rows.values():
         assert 0 < row["share"] < 1
-        assert row["met"] == (row["added"] <= saving.AT_MOST_SHARE)
-        assert row["share_met"] == (row["share"] <= saving.AT_MOST_SHARE)
+        assert 0 < row["busy"] < 1
+        assert row["met"] == (row["share"] <= saving.AT_MOST_SHARE)
         assert row["ms_per_field"] <= 1000 * row["seconds_per_field"]
-        # Rounds are kept one by one, so that a median can be checked.
+        # Rounds are kept one by one, so that figures can be checked.
         assert row["shares"] == [row["share"]]
-        kept, bare = (
-            min(each["seconds_of_rounds"])
-            for each in (row, found["nothing_kept"][_bare_of(row["kept_as"])])
-        )
-        assert row["added"] == pytest.approx(1 - bare / kept, abs=0.001)
-        assert row["added_cpu"] < 1
+        bare = found["nothing_kept"][
+            "session, nothing" if row["kept_as"] in sessions else "nothing"
+        ]
+        (kept_s,), (bare_s,) = row["seconds_of_rounds"], bare["seconds_of_rounds"]
+        assert row["added"] == pytest.approx(1 - bare_s / kept_s, abs=0.01)
+        # What is kept costs processor time of the thread that keeps it.
+        assert row["cpu_ms_per_field"] > 0
     for name in sessions:
         # Most pictures show a field that was seen before.
         assert 0 < rows[name]["fields_with_pictures"] < rows[name]["fields"]
