@@ -100,7 +100,7 @@ def clinic(
 
 
 def saving(
-    fields: Annotated[int, typer.Option(min=2, help="of each film")] = 24,
+    fields: Annotated[int, typer.Option(min=2, help="of each film")] = 104,
     rounds: Annotated[int, typer.Option(min=1, help="films in each way of keeping")] = 3,
     threads: Annotated[int, typer.Option(min=1, help="processor threads for inference")] = 2,
     bundle: Annotated[

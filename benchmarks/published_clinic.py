@@ -219,7 +219,7 @@ def _clinic(result: dict[str, Any]) -> str:
             rows,
         ),
         "Bare: one call after the other, each on all threads. The page calls with one caller a "
-        "thread, which is faster, and loses its lead to everything else that it does.",
+        "thread, which is faster, and spends that lead on everything else that it does.",
         f"Met: rate {met('rate_of_bare')}, against one caller a thread {met('rate_of_callers')}; "
         f"memory {met('memory_without_pictures_mb')}; first "
         f"result {met('first_result_s')}.",

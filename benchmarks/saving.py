@@ -69,13 +69,13 @@ class SavingPlan:
     """What is measured.
 
     Attributes:
-        fields: of each film.
+        fields: of each film; as many as the published add-on's session has.
         rounds: films in each way.
         threads: processor threads for inference.
         session_s: of each session.
     """
 
-    fields: int = 24
+    fields: int = 104
     rounds: int = 3
     threads: int = 2
     session_s: float = 12.0
