@@ -145,8 +145,8 @@ def _smooth(grey: Float32Image, sigma: float) -> Float32Image:
 
 
 def _counted(values: Float32Image, step: float) -> NDArray[np.float32]:
-    """How many values lie within each multiple of a step or below, until all do."""
-    steps = np.minimum(values * np.float32(1 / step), np.float32(_TOP_STEP)).astype(np.uint16)
+    """How many values lie below each further step, until all do; those below 0 count as 0."""
+    steps = np.clip(values * np.float32(1 / step), 0, _TOP_STEP).astype(np.uint16)
     bins = int(steps.max()) + 1
     # Whole numbers are counted at a third of what fractions take.
     return np.cumsum(cv2.calcHist([steps], [0], None, [bins], [0, bins]).ravel())

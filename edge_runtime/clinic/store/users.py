@@ -269,7 +269,11 @@ class Users:
         return self.get_in(connection, user.id)
 
     def get_in(self, connection: Connection, number: int) -> User:
-        """The same in a transaction that is open."""
+        """An account by its number, in a transaction that is open.
+
+        Raises:
+            RecordError: there is none of this number.
+        """
         row = connection.execute(select(users).where(users.c.id == number)).first()
         if row is None:
             raise RecordError(f"user {number}: no such account")
