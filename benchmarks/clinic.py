@@ -30,7 +30,7 @@ from edge_runtime.errors import DataError
 from edge_runtime.types import Frame
 
 if TYPE_CHECKING:
-    from edge_runtime.bundle import Bundle, HeadName
+    from edge_runtime.bundle import Bundle
     from edge_runtime.film.camera_profile import CameraProfile
     from edge_runtime.settings import Settings
 
@@ -126,7 +126,8 @@ def measure_clinic(
         scratch = Path(name)
         frames = _frames(plan)
         source, profile_file = _put(frames, plan, scratch)
-        with _bare_calls(plan, frames) as (calls, looks), _one_call_on_all(plan) as all_threads:
+        with _bare_calls(plan, frames) as (calls, looks):
+            on_all_threads = _run_by(_one_call_on_all(plan), calls)
             progress(
                 f"{plan.profile}, {plan.backend}: {sum(map(len, calls)) / len(calls):.1f} calls "
                 "a field"
@@ -146,7 +147,7 @@ def measure_clinic(
                     ours.append(done)
                     memory.append(resident)
                     callers.append(_bare_turn(plan, calls, plan.threads))
-                    bare.append(_bare_turn(plan, _run_by(all_threads, calls), 1))
+                    bare.append(_bare_turn(plan, on_all_threads, 1))
                     progress(
                         f"{plan.profile} {turn + 1}: {done.rate:.2f} fields/s, bare "
                         f"{bare[-1].rate:.2f}, with {plan.threads} callers {callers[-1].rate:.2f}; "
@@ -336,8 +337,7 @@ def _to_run(plan: ClinicPlan) -> tuple[Bundle, Settings]:
     return bundle_to_run(plan.bundle, settings, say=lambda line: None), settings
 
 
-@contextmanager
-def _one_call_on_all(plan: ClinicPlan) -> Iterator[dict[str, Any]]:
+def _one_call_on_all(plan: ClinicPlan) -> dict[str, Any]:
     """The bundle's models, each call on all threads; by stage.
 
     They do not wait busily for work: with a pool of threads for each of several models, those that
@@ -349,19 +349,15 @@ def _one_call_on_all(plan: ClinicPlan) -> Iterator[dict[str, Any]]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = plan.threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    sessions: dict[str, Any] = {}
-    heads: list[HeadName | None] = [None]
-    if bundle.manifest.attribute_head is not None:
-        heads.append("attribute_head")
-    if bundle.manifest.classifier is not None:
-        heads.append("classifier")
-    for head in heads:
-        artifact = bundle.artifact_for("cpu", head, settings.precision)
-        sessions[head or _DETECTOR] = onnxruntime.InferenceSession(
-            bundle.contents[artifact.path], options, providers=["CPUExecutionProvider"]
+    artifacts = {
+        head: bundle.artifact_for("cpu", head, settings.precision) for head in bundle.manifest.heads
+    }
+    return {
+        head or _DETECTOR: onnxruntime.InferenceSession(
+            bundle.contents[each.path], options, providers=["CPUExecutionProvider"]
         )
-    yield sessions
-    sessions.clear()
+        for head, each in artifacts.items()
+    }
 
 
 def _run_by(sessions: Mapping[str, Any], calls: Sequence[Sequence[_Call]]) -> list[list[_Call]]:

@@ -90,12 +90,7 @@ def load_bundle(
     """
     row = backend_row(settings.backend) if row is None else row
     manifest = bundle.manifest
-    heads: list[HeadName | None] = [None]
-    if not detector_only:
-        if manifest.attribute_head is not None:
-            heads.append("attribute_head")
-        if manifest.classifier is not None:
-            heads.append("classifier")
+    heads = (None,) if detector_only else manifest.heads
     artifacts = {head: bundle.artifact_for(row.runtime, head, settings.precision) for head in heads}
     template = _template(bundle)
     threads = settings.threads or os.cpu_count() or 1

@@ -385,6 +385,15 @@ class Manifest(_Part):
         default_factory=dict, description="of the classifier and the attribute head"
     )
 
+    @property
+    def heads(self) -> tuple[HeadName | None, ...]:
+        """What the bundle has models of: None is the detector, then its other heads."""
+        there: dict[HeadName, object] = {
+            "attribute_head": self.attribute_head,
+            "classifier": self.classifier,
+        }
+        return (None, *(name for name, spec in there.items() if spec is not None))
+
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         head = self.attribute_head

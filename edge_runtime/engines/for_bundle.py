@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from edge_runtime import device_buffers
-from edge_runtime.bundle import Bundle, HeadName, Precision
+from edge_runtime.bundle import Bundle, Precision
 from edge_runtime.device_buffers import CudaDevice
 from edge_runtime.engines.builder import CellCounts, build_plan
 from edge_runtime.engines.cache import EngineCache, EngineIdentity, EngineRecord, platform_here
@@ -138,12 +138,7 @@ def build_for_bundle(
         BundleError: a head has no artifact for TensorRT.
         StoreError: the folder cannot be written.
     """
-    manifest = bundle.manifest
-    heads: list[HeadName | None] = [None]
-    if manifest.attribute_head is not None:
-        heads.append("attribute_head")
-    if manifest.classifier is not None:
-        heads.append("classifier")
+    heads = bundle.manifest.heads
     try:
         paths = [bundle.artifact_for("tensorrt", head, precision).path for head in heads]
     except BundleError as error:

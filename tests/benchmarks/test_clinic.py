@@ -43,7 +43,8 @@ def test_gate_mosaic_and_store_run_while_it_is_measured() -> None:
 def test_the_bare_loops_call_the_same_models_as_often() -> None:
     plan = replace(PLAN, fields=2)
     frames = clinic._frames(plan)
-    with clinic._bare_calls(plan, frames) as (calls, looks), clinic._one_call_on_all(plan) as own:
+    own = clinic._one_call_on_all(plan)
+    with clinic._bare_calls(plan, frames) as (calls, looks):
         assert len(calls) == 2
         stages = [each.stage for each in calls[0]]
         assert stages.count("detector") == looks

@@ -170,12 +170,7 @@ def _bundle_remedy(settings: Settings) -> str:
 
 
 def _artifacts(bundle: Bundle, wished: BackendRow) -> list[Artifact]:
-    found = [bundle.artifact_for(wished.runtime)]
-    if bundle.manifest.attribute_head is not None:
-        found.append(bundle.artifact_for(wished.runtime, "attribute_head"))
-    if bundle.manifest.classifier is not None:
-        found.append(bundle.artifact_for(wished.runtime, "classifier"))
-    return found
+    return [bundle.artifact_for(wished.runtime, head) for head in bundle.manifest.heads]
 
 
 def _engines(
